@@ -1,0 +1,12 @@
+// The module's face towards Node: every function and class that the addon exports, and nothing else.
+#include <napi.h>
+
+namespace lunsync {
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  return exports;
+}
+
+NODE_API_MODULE(lunsync, init)
+
+}  // namespace lunsync
