@@ -1,0 +1,75 @@
+// Small pieces for concurrent work: a bounded semaphore, a deferred promise, and a pipeline that keeps order.
+
+export interface Deferred<T> {
+  readonly promise: Promise<T>;
+  resolve(value: T): void;
+  reject(reason: unknown): void;
+}
+
+export function deferred<T>(): Deferred<T> {
+  return Promise.withResolvers<T>();
+}
+
+/** Admits holders of up to `capacity` units at a time, first come, first served. */
+export class Semaphore {
+  readonly capacity: number;
+  #used = 0;
+  #waiting: { units: number; admit: () => void }[] = [];
+
+  constructor(capacity: number) {
+    this.capacity = capacity;
+  }
+
+  get used(): number {
+    return this.#used;
+  }
+
+  /** Waits for `units` (more than the capacity counts as all of it); returns the call that gives them back. */
+  async acquire(units = 1): Promise<() => void> {
+    const wanted = Math.min(units, this.capacity);
+    if (this.#waiting.length > 0 || this.#used + wanted > this.capacity) {
+      await new Promise<void>((admit) => this.#waiting.push({ units: wanted, admit }));
+    } else {
+      this.#used += wanted;
+    }
+    let held = true;
+    return () => {
+      if (!held) return;
+      held = false;
+      this.#used -= wanted;
+      this.#admit();
+    };
+  }
+
+  #admit(): void {
+    while (this.#waiting.length > 0 && this.#used + this.#waiting[0]!.units <= this.capacity) {
+      const next = this.#waiting.shift()!;
+      this.#used += next.units;
+      next.admit();
+    }
+  }
+}
+
+/**
+ * Applies `work` to the items with up to `depth` under way at once, and yields the results in the order of the items.
+ * When `work` or the consumer fails, what is under way is awaited before the failure goes on, so that nothing runs
+ * behind the caller's back.
+ */
+export async function* orderedPipeline<T, R>(
+  items: Iterable<T> | AsyncIterable<T>,
+  depth: number,
+  work: (item: T) => Promise<R>,
+): AsyncGenerator<R> {
+  const underWay: Promise<R>[] = [];
+  try {
+    for await (const item of items) {
+      const started = work(item);
+      started.catch(() => {}); // observed where it is awaited, in order
+      underWay.push(started);
+      if (underWay.length >= depth) yield await underWay.shift()!;
+    }
+    while (underWay.length > 0) yield await underWay.shift()!;
+  } finally {
+    await Promise.allSettled(underWay);
+  }
+}

@@ -1,0 +1,82 @@
+// The address of a logical unit: iscsi://[user[%secret]@]host[:port]/iqn/lun[?target_user=…&target_password=…]
+//
+// The form is libiscsi's, so that a URL works in both. Secrets can come from the environment instead, where `ps` does
+// not show them: LUNSYNC_CHAP_SECRET, LUNSYNC_CHAP_TARGET_USER, LUNSYNC_CHAP_TARGET_SECRET.
+import { AgentError } from "../base/errors.ts";
+import type { ChapCredentials } from "../iscsi/chap.ts";
+
+export const defaultPort = 3260;
+
+export interface IscsiAddress {
+  readonly host: string;
+  readonly port: number;
+  readonly targetName: string;
+  readonly lun: number;
+  readonly chap: ChapCredentials | undefined;
+  /** What the target has to prove: mutual CHAP. */
+  readonly chapTarget: ChapCredentials | undefined;
+}
+
+export const isIscsiUrl = (text: string): boolean => /^iscsi:\/\//i.test(text);
+
+const lunMax = 16383;
+
+/** The URL without any secret, for messages and reports. */
+export function formatAddress(address: Pick<IscsiAddress, "host" | "port" | "targetName" | "lun">): string {
+  const host = address.host.includes(":") ? `[${address.host}]` : address.host;
+  return `iscsi://${host}:${address.port}/${address.targetName}/${address.lun}`;
+}
+
+export interface ChapEnvironment {
+  readonly secret?: string | undefined;
+  readonly targetUser?: string | undefined;
+  readonly targetSecret?: string | undefined;
+}
+
+/** @throws AgentError `usage` */
+export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): IscsiAddress {
+  const shown = text.replace(/^(iscsi:\/\/[^%@/]*)%[^@/]*@/i, "$1%***@").replace(/(password=)[^&]*/g, "$1***");
+  const fail = (what: string) =>
+    new AgentError(
+      "usage",
+      `"${shown}" is no iSCSI address: ${what}; the form is iscsi://[user%secret@]host[:port]/target-name/lun`,
+    );
+  const match = /^iscsi:\/\/(?:([^@/]*)@)?(\[[^\]]+\]|[^:/@]+)(?::(\d+))?\/([^/?]+)\/(\d+)(?:\?(.*))?$/i.exec(text);
+  if (!match) throw fail("it has another form");
+  const [, login, host, portText, target, lunText, query] = match;
+  const port = portText === undefined ? defaultPort : Number(portText);
+  if (port < 1 || port > 65535) throw fail(`${portText} is no port`);
+  const lun = Number(lunText);
+  if (lun > lunMax) throw fail(`${lunText} is no LUN from 0 to ${lunMax}`);
+  const targetName = decode(target!, fail);
+  if (!/^(iqn\.|eui\.|naa\.)[\x21-\x7e]+$/i.test(targetName) || targetName.length > 223) {
+    throw fail(`"${targetName.slice(0, 60)}" is no target name (iqn., eui. or naa., at most 223 characters)`);
+  }
+
+  let chap: ChapCredentials | undefined;
+  if (login !== undefined && login !== "") {
+    const percent = login.indexOf("%");
+    const name = percent < 0 ? login : login.slice(0, percent);
+    const secret = percent < 0 ? environment.secret : login.slice(percent + 1);
+    if (secret === undefined) throw fail(`no secret for "${name}" (in the URL or in LUNSYNC_CHAP_SECRET)`);
+    chap = { name, secret };
+  }
+  const options = new URLSearchParams(query ?? "");
+  const targetUser = options.get("target_user") ?? environment.targetUser;
+  const targetSecret = options.get("target_password") ?? environment.targetSecret;
+  let chapTarget: ChapCredentials | undefined;
+  if (targetUser !== undefined && targetSecret !== undefined) {
+    if (!chap) throw fail("mutual CHAP needs a user and a secret of its own");
+    if (targetSecret === chap.secret) throw fail("the target's secret must differ from the initiator's");
+    chapTarget = { name: targetUser, secret: targetSecret };
+  }
+  return { host: host!.replace(/^\[|\]$/g, ""), port, targetName, lun, chap, chapTarget };
+}
+
+function decode(text: string, fail: (what: string) => AgentError): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw fail(`"${text.slice(0, 60)}" is not percent-encoded properly`);
+  }
+}

@@ -1,0 +1,88 @@
+// One command on its way: what is sent of its data, what has come of its answer.
+//
+// Guarantees: bytes of a peer are written only inside the command's own buffer, in order, and never past the length
+// that was announced; anything else is a ProtocolViolation, which ends the connection.
+import type { ScsiCommand, ScsiOutcome } from "../scsi/command.ts";
+import { decodeSense } from "../scsi/sense.ts";
+
+/** The peer sent what it must not. Thrown into the connection, which ends. */
+export class ProtocolViolation extends Error {
+  override readonly name = "ProtocolViolation";
+}
+
+export class Task {
+  readonly command: ScsiCommand;
+  readonly resolve: (outcome: ScsiOutcome) => void;
+  readonly reject: (reason: unknown) => void;
+  readonly dataOutBytes: number;
+  readonly dataIn: Buffer;
+  initiatorTaskTag = 0;
+  cmdSN = 0;
+  /** Times that it was sent again after a lost connection. */
+  repeats = 0;
+  /** Set once somebody wants it gone; the reason that it is then rejected with. */
+  abortReason: unknown;
+  #received = 0;
+  #nextDataSN = 0;
+
+  constructor(command: ScsiCommand, resolve: (outcome: ScsiOutcome) => void, reject: (reason: unknown) => void) {
+    this.command = command;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.dataOutBytes = command.dataOut?.reduce((sum, piece) => sum + piece.length, 0) ?? 0;
+    const wanted = command.dataInBytes ?? command.dataIn?.length ?? 0;
+    this.dataIn = command.dataIn?.subarray(0, wanted) ?? (wanted === 0 ? nothing : Buffer.allocUnsafe(wanted));
+  }
+
+  get expectedDataTransferLength(): number {
+    return this.dataOutBytes > 0 ? this.dataOutBytes : this.dataIn.length;
+  }
+
+  /** Forgets what came, before the command is sent again. */
+  restart(): void {
+    this.#received = 0;
+    this.#nextDataSN = 0;
+  }
+
+  takeDataIn(dataSN: number, bufferOffset: number, data: readonly Buffer[], length: number): void {
+    if (dataSN !== this.#nextDataSN) throw new ProtocolViolation(`DataSN ${dataSN} where ${this.#nextDataSN} was due`);
+    if (bufferOffset !== this.#received || bufferOffset + length > this.dataIn.length) {
+      throw new ProtocolViolation(
+        `Data-In at ${bufferOffset} + ${length} where ${this.#received} of ${this.dataIn.length} bytes had come`,
+      );
+    }
+    this.#nextDataSN++;
+    for (const piece of data) {
+      piece.copy(this.dataIn, this.#received);
+      this.#received += piece.length;
+    }
+  }
+
+  /** The Data-Out bytes from `offset`, as slices. */
+  dataOutSlices(offset: number, length: number): Buffer[] {
+    const slices: Buffer[] = [];
+    let at = 0;
+    const end = offset + length;
+    for (const piece of this.command.dataOut ?? []) {
+      const from = Math.max(offset, at);
+      const to = Math.min(end, at + piece.length);
+      if (from < to) slices.push(piece.subarray(from - at, to - at));
+      at += piece.length;
+      if (at >= end) break;
+    }
+    return slices;
+  }
+
+  outcome(status: number, responseData: Buffer): ScsiOutcome {
+    // RFC 7143, 11.4.7: two bytes of sense length, then the sense data.
+    let sense: ScsiOutcome["sense"];
+    if (responseData.length >= 2) {
+      const length = responseData.readUInt16BE(0);
+      if (length + 2 > responseData.length) throw new ProtocolViolation("sense data longer than its segment");
+      sense = decodeSense(responseData.subarray(2, 2 + length));
+    }
+    return { status, sense, dataIn: this.dataIn.subarray(0, this.#received) };
+  }
+}
+
+const nothing = Buffer.alloc(0);

@@ -1,0 +1,84 @@
+// What waits to be sent on one socket.
+//
+// Pieces that are written within one turn of the event loop leave in one writev: small ones are copied together, big
+// ones are sent from where they lie. A lent buffer is free again when its `onSent` is called, which happens once in
+// every case, also when the socket dies first.
+import type { Socket } from "node:net";
+
+const copyBelow = 2048;
+const slabBytes = 64 * 1024;
+
+export class Outbox {
+  readonly #socket: Socket;
+  #chunks: Buffer[] = [];
+  #slab = Buffer.allocUnsafeSlow(slabBytes);
+  #slabStart = 0;
+  #slabEnd = 0;
+  #callbacks: (() => void)[] = [];
+  #scheduled = false;
+  #queuedBytes = 0;
+  /** Bytes given to the socket so far. */
+  bytesSent = 0;
+
+  constructor(socket: Socket) {
+    this.#socket = socket;
+  }
+
+  /** Bytes that are not with the kernel yet. */
+  get queuedBytes(): number {
+    return this.#queuedBytes + this.#socket.writableLength;
+  }
+
+  /** Queues the pieces of one PDU. */
+  write(pieces: readonly Buffer[], onSent?: () => void): void {
+    for (const piece of pieces) {
+      this.#queuedBytes += piece.length;
+      if (piece.length >= copyBelow) {
+        this.#closeRun();
+        this.#chunks.push(piece);
+        continue;
+      }
+      if (this.#slabEnd + piece.length > slabBytes) {
+        this.#closeRun();
+        this.#slab = Buffer.allocUnsafeSlow(slabBytes);
+        this.#slabStart = this.#slabEnd = 0;
+      }
+      this.#slab.set(piece, this.#slabEnd);
+      this.#slabEnd += piece.length;
+    }
+    if (onSent) this.#callbacks.push(onSent);
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => this.flush());
+  }
+
+  /** Gives everything to the socket now. */
+  flush(): void {
+    this.#scheduled = false;
+    this.#closeRun();
+    const chunks = this.#chunks;
+    const callbacks = this.#callbacks;
+    if (chunks.length === 0) return;
+    this.#chunks = [];
+    this.#callbacks = [];
+    this.bytesSent += this.#queuedBytes;
+    this.#queuedBytes = 0;
+    const sent = () => {
+      for (const callback of callbacks) callback();
+    };
+    if (!this.#socket.writable) {
+      sent();
+      return;
+    }
+    this.#socket.cork();
+    for (let i = 0; i < chunks.length - 1; i++) this.#socket.write(chunks[i]!);
+    this.#socket.write(chunks[chunks.length - 1]!, callbacks.length > 0 ? sent : undefined);
+    this.#socket.uncork();
+  }
+
+  #closeRun(): void {
+    if (this.#slabEnd === this.#slabStart) return;
+    this.#chunks.push(this.#slab.subarray(this.#slabStart, this.#slabEnd));
+    this.#slabStart = this.#slabEnd;
+  }
+}
