@@ -1,0 +1,151 @@
+// The Volume interface: what everything that compares, ships or serves shares, local or remote.
+//
+// Guarantees asked of every adapter (test/volume/contract.test.ts runs them all):
+// - A read fills the whole buffer or throws; a write has written everything when it resolves, and is durable only
+//   after a flush() that resolved (or with `durable`).
+// - A range that ends past the volume's end is refused before anything is done.
+// - Digests of a window answer for its extents from the first on; where a block can't be read, the answer ends before
+//   its extent and names the block. An answer never contains a value for an extent that was not read whole.
+// - Buffers are lent until the promise settles.
+import { AgentError } from "../base/errors.ts";
+import type { DigestSpec } from "../digest/spec.ts";
+import type { ValueWidth } from "../digest/encoding.ts";
+
+export interface Geometry {
+  /** Bytes of a logical block: 512 or 4096. */
+  readonly blockBytes: number;
+  readonly blocks: number;
+}
+
+export interface VolumeIdentity {
+  /** RFC 9562 UUID of a volume that an agent or target of ours serves; undefined for a stranger's. */
+  readonly uuid: string | undefined;
+  /** Names by which two openings of one volume are recognized: equal strings mean the same volume. */
+  readonly keys: readonly string[];
+  /** Vendor, product and serial, or the kind of file: for people. */
+  readonly description: string;
+}
+
+export interface VolumeTraits {
+  readonly writable: boolean;
+  /** zero() can deallocate, and deallocated blocks read as zeros. */
+  readonly thin: boolean;
+  /** "own": its own host digests its data; "read": the data is read from it and digested here. */
+  readonly digests: "own" | "read";
+  /** Canonical texts of the digest specifications that it can give; undefined: every one. */
+  readonly digestsOffered: readonly string[] | undefined;
+  /** The most extents and bytes of one window. */
+  readonly windowExtentsMax: number;
+  readonly windowBytesMax: number;
+  /** Windows that are worth having under way at once. */
+  readonly windowsInFlight: number;
+}
+
+export interface ReadOptions {
+  /** From the medium, past any cache that this host has of it. */
+  readonly fresh?: boolean;
+}
+
+export interface WriteOptions {
+  /** On the medium when the promise resolves. */
+  readonly durable?: boolean;
+}
+
+/** A run of extents, aligned to the extent size; the volume's last one may be shorter. */
+export interface DigestWindow {
+  readonly lba: number;
+  readonly extentBlocks: number;
+  readonly extents: number;
+  readonly digest: DigestSpec;
+  /** 16 random bytes. */
+  readonly initialValue: Buffer;
+  readonly width: ValueWidth;
+  /** Read the medium; neither catalogue nor page cache. */
+  readonly fresh: boolean;
+}
+
+/** Where an answer ended before its window did. */
+export interface Unreadable {
+  readonly lba: number;
+  readonly reason: string;
+}
+
+export interface DigestAnswer {
+  /** `width` bytes for each of the first `extents` extents of the window. */
+  readonly values: Buffer;
+  readonly extents: number;
+  readonly unreadable: Unreadable | undefined;
+}
+
+export interface CompareAnswer {
+  /** One flag for each of the first `extents` extents: true where the values differ. */
+  readonly different: readonly boolean[];
+  readonly extents: number;
+  readonly unreadable: Unreadable | undefined;
+}
+
+export interface Volume extends AsyncDisposable {
+  /** As it was given, without secrets. */
+  readonly name: string;
+  readonly geometry: Geometry;
+  readonly identity: VolumeIdentity;
+  readonly traits: VolumeTraits;
+  /** Bytes on the wire so far; zeros for a local volume. */
+  readonly traffic: { readonly sent: number; readonly received: number };
+
+  /** Fills `buffer`, a whole number of blocks. @throws AgentError `medium_error` with the LBA */
+  read(lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal): Promise<void>;
+
+  /** Writes the pieces one after another; together a whole number of blocks. @throws AgentError `no_space`, … */
+  write(lba: number, pieces: readonly Buffer[], options?: WriteOptions, signal?: AbortSignal): Promise<void>;
+
+  /** Makes a range read as zeros; deallocates it where `unmap` asks for it and the volume can. */
+  zero(lba: number, blocks: number, options?: { unmap?: boolean }, signal?: AbortSignal): Promise<void>;
+
+  /**
+   * Everything written before is on the medium when this resolves. @throws AgentError `not_proved` if writes since
+   * the last flush may have been lost (a connection or a device was reset in between): they must be proved again
+   */
+  flush(signal?: AbortSignal): Promise<void>;
+
+  /** The first run of mapped blocks at or behind `lba` within `blocks`; undefined if all of it is a hole. */
+  nextData(lba: number, blocks: number, signal?: AbortSignal): Promise<{ lba: number; blocks: number } | undefined>;
+
+  /** Encode mode: AES-128(K, B) of each extent, `width` bytes each. */
+  encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer>;
+
+  /** Decode mode: AES-128⁻¹(K, value), from 16 bytes an extent to `width` bytes each. */
+  decodeDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer>;
+
+  /** Verdict: which extents' encoded values differ from `values`, `width` bytes each. */
+  compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer>;
+
+  /** Something that changes whenever the volume may have been written to, or undefined where that can't be told. */
+  changeMark(): Promise<string | undefined>;
+}
+
+export const volumeBytes = (geometry: Geometry): number => geometry.blocks * geometry.blockBytes;
+
+/** Blocks of a window: its extents, cut at the volume's end. */
+export function windowBlocks(window: DigestWindow, geometry: Geometry): number {
+  return Math.min(window.extents * window.extentBlocks, geometry.blocks - window.lba);
+}
+
+/** @throws AgentError `internal` for a range outside the volume: callers plan within it */
+export function checkRange(volume: Pick<Volume, "name" | "geometry">, lba: number, blocks: number): void {
+  if (lba >= 0 && blocks >= 1 && lba + blocks <= volume.geometry.blocks) return;
+  throw new AgentError(
+    "internal",
+    `Cannot access ${blocks} blocks at LBA ${lba} of ${volume.name}: it has ${volume.geometry.blocks}`,
+  );
+}
+
+/** Which of the values differ; both hold `width` bytes an extent. */
+export function differences(ours: Buffer, theirs: Buffer, extents: number, width: number): boolean[] {
+  const different = new Array<boolean>(extents).fill(false);
+  if (ours.compare(theirs, 0, extents * width, 0, extents * width) === 0) return different;
+  for (let i = 0; i < extents; i++) {
+    different[i] = ours.compare(theirs, i * width, (i + 1) * width, i * width, (i + 1) * width) !== 0;
+  }
+  return different;
+}
