@@ -2,6 +2,7 @@
 //
 // Guarantees: bytes of a peer are written only inside the command's own buffer, in order, and never past the length
 // that was announced; anything else is a ProtocolViolation, which ends the connection.
+import { lengthOf, slicesOf } from "../base/bytes.ts";
 import type { ScsiCommand, ScsiOutcome } from "../scsi/command.ts";
 import { decodeSense } from "../scsi/sense.ts";
 
@@ -29,7 +30,7 @@ export class Task {
     this.command = command;
     this.resolve = resolve;
     this.reject = reject;
-    this.dataOutBytes = command.dataOut?.reduce((sum, piece) => sum + piece.length, 0) ?? 0;
+    this.dataOutBytes = lengthOf(command.dataOut ?? []);
     const wanted = command.dataInBytes ?? command.dataIn?.length ?? 0;
     this.dataIn = command.dataIn?.subarray(0, wanted) ?? (wanted === 0 ? nothing : Buffer.allocUnsafe(wanted));
   }
@@ -60,17 +61,7 @@ export class Task {
 
   /** The Data-Out bytes from `offset`, as slices. */
   dataOutSlices(offset: number, length: number): Buffer[] {
-    const slices: Buffer[] = [];
-    let at = 0;
-    const end = offset + length;
-    for (const piece of this.command.dataOut ?? []) {
-      const from = Math.max(offset, at);
-      const to = Math.min(end, at + piece.length);
-      if (from < to) slices.push(piece.subarray(from - at, to - at));
-      at += piece.length;
-      if (at >= end) break;
-    }
-    return slices;
+    return slicesOf(this.command.dataOut ?? [], offset, length);
   }
 
   outcome(status: number, responseData: Buffer): ScsiOutcome {

@@ -6,6 +6,7 @@
 // FramingError: nothing behind it in the stream can be trusted, so the connection has to be closed.
 //
 // Source: RFC 7143, 11.1 (PDU layout) and 13.1 (digests).
+import { lengthOf } from "../base/bytes.ts";
 import { headerBytes } from "./pdu.ts";
 
 /** The peer broke the framing; the connection cannot go on. */
@@ -170,8 +171,7 @@ export function framePdu(
   data: readonly Buffer[] = none,
   ahs: Buffer = empty,
 ): Buffer[] {
-  let dataLength = 0;
-  for (const piece of data) dataLength += piece.length;
+  const dataLength = lengthOf(data);
   header[4] = ahs.length / 4;
   header.writeUIntBE(dataLength, 5, 3);
   const pieces = [header];

@@ -4,6 +4,7 @@
 // AgentErrors that name the volume, the LBA and what to do. After a flush that failed, digests are taken from the
 // medium (the addon sees to it), since the page cache may hold what the medium does not.
 import { stat } from "node:fs/promises";
+import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { programOf } from "../digest/spec.ts";
 import { BlockFile, type IdentifyRequest } from "../platform/block-file.ts";
@@ -99,9 +100,7 @@ export class FileVolume implements Volume {
   }
 
   async write(lba: number, pieces: readonly Buffer[], options: WriteOptions = {}): Promise<void> {
-    let length = 0;
-    for (const piece of pieces) length += piece.length;
-    const blocks = length / this.geometry.blockBytes;
+    const blocks = lengthOf(pieces) / this.geometry.blockBytes;
     checkRange(this, lba, blocks);
     await this.#doing("write", lba, blocks, () =>
       this.#file.write(lba * this.geometry.blockBytes, pieces, { durable: options.durable ?? false }),

@@ -1,0 +1,184 @@
+// Digests asked of a replica by our vendor commands, in whichever CDB form its transport takes.
+//
+// Guarantees: what the replica answers is believed only as far as it fits the question: right place, right width, no
+// more values than asked, no fewer unless it names the block that it could not read. Anything else is a
+// `protocol_error`, and no extent of the window counts as compared.
+import { lengthOf } from "../base/bytes.ts";
+import { AgentError } from "../base/errors.ts";
+import { checkedNumber } from "../base/units.ts";
+import type { ScsiCommand, ScsiOutcome } from "../scsi/command.ts";
+import type { VendorPage } from "../scsi/inquiry-data.ts";
+import {
+  answerHeader,
+  encodeDigests32,
+  identifierSource,
+  parameterListHeader,
+  receive16,
+  receive32,
+  submit16,
+  submit32,
+  vendorFunction,
+} from "../scsi/vendor-commands.ts";
+import type { CompareAnswer, DigestAnswer, DigestWindow, Unreadable } from "./volume.ts";
+
+export type Execute = (command: ScsiCommand, signal?: AbortSignal) => Promise<ScsiOutcome>;
+
+/** An answer's head, checked against the window. */
+interface CheckedAnswer {
+  readonly extents: number;
+  readonly unreadable: Unreadable | undefined;
+  /** What follows the head. */
+  readonly data: Buffer;
+}
+
+export class ScsiDigests {
+  readonly #name: string;
+  readonly #page: VendorPage;
+  readonly #wide: boolean;
+  readonly #execute: Execute;
+  #nextList = 1;
+
+  /** `wide`: the transport takes CDBs of 32 bytes. */
+  constructor(name: string, page: VendorPage, wide: boolean, execute: Execute) {
+    this.#name = name;
+    this.#page = page;
+    this.#wide = wide;
+    this.#execute = execute;
+  }
+
+  async encode(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
+    const bytes = answerHeader.bytes + window.extents * window.width;
+    const reply = this.#wide
+      ? await this.#encode32(window, bytes, signal)
+      : await this.#exchange(window, vendorFunction.encodeDigests, [], bytes, signal);
+    return this.#values(window, this.#check(window, reply, window.width));
+  }
+
+  async decode(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer> {
+    const bytes = answerHeader.bytes + window.extents * window.width;
+    const data = values.subarray(0, window.extents * 16);
+    const reply = await this.#exchange(window, vendorFunction.decodeDigests, [data], bytes, signal);
+    return this.#values(window, this.#check(window, reply, window.width));
+  }
+
+  async compare(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
+    const bytes = answerHeader.bytes + Math.ceil(window.extents / 8);
+    const data = values.subarray(0, window.extents * window.width);
+    const reply = await this.#exchange(window, vendorFunction.compareDigests, [data], bytes, signal);
+    const answer = this.#check(window, reply, 1 / 8);
+    // One bit an extent, the most significant first; 1 says different.
+    const different = Array.from(
+      { length: answer.extents },
+      (_, i) => (answer.data[i >> 3]! & (0x80 >> (i & 7))) !== 0,
+    );
+    return { different, extents: answer.extents, unreadable: answer.unreadable };
+  }
+
+  #digestIndex(window: DigestWindow): number {
+    const entry = this.#page.digests.find((candidate) => candidate.text === window.digest.text);
+    if (entry && entry.identifierBytes === window.digest.identifierBytes) return entry.index;
+    throw new AgentError(
+      "digest_unknown",
+      `${this.#name} does not offer the digest ${window.digest.text}; "lunsync inquiry" lists what it offers`,
+    );
+  }
+
+  async #encode32(window: DigestWindow, allocationLength: number, signal?: AbortSignal): Promise<Buffer> {
+    const outcome = await this.#execute(
+      {
+        cdb: encodeDigests32.encode({
+          digest: this.#digestIndex(window),
+          source: window.fresh ? identifierSource.fresh : identifierSource.catalogueAllowed,
+          width: window.width === 16,
+          extentSize: Math.log2(window.extentBlocks),
+          numberOfExtents: window.extents,
+          logicalBlockAddress: BigInt(window.lba),
+          initialValue: window.initialValue.readBigUInt64BE(8),
+          allocationLength,
+        }),
+        dataInBytes: allocationLength,
+      },
+      signal,
+    );
+    return outcome.dataIn;
+  }
+
+  /** SUBMIT and RECEIVE, sent back to back: RECEIVE waits for its SUBMIT. */
+  async #exchange(
+    window: DigestWindow,
+    func: number,
+    data: readonly Buffer[],
+    allocationLength: number,
+    signal?: AbortSignal,
+  ): Promise<Buffer> {
+    const listIdentifier = this.#nextList;
+    this.#nextList = listIdentifier === 0xffffffff ? 1 : listIdentifier + 1;
+    const dataLength = lengthOf(data);
+    const header = parameterListHeader.encode({
+      function: func,
+      digest: this.#digestIndex(window),
+      source: window.fresh ? identifierSource.fresh : identifierSource.catalogueAllowed,
+      width: window.width === 16,
+      extentSize: Math.log2(window.extentBlocks),
+      numberOfExtents: window.extents,
+      dataLength,
+      logicalBlockAddress: BigInt(window.lba),
+      initialValue: window.initialValue,
+    });
+    const parameterListLength = header.length + dataLength;
+    const [submit, receive] = this.#wide ? [submit32, receive32] : [submit16, receive16];
+    const submitted = this.#execute(
+      { cdb: submit.encode({ listIdentifier, parameterListLength }), dataOut: [header, ...data] },
+      signal,
+    );
+    const received = this.#execute(
+      { cdb: receive.encode({ listIdentifier, allocationLength }), dataInBytes: allocationLength },
+      signal,
+    );
+    // A SUBMIT that failed explains more than the RECEIVE that then finds nothing.
+    const [submitOutcome, receiveOutcome] = await Promise.allSettled([submitted, received]);
+    if (submitOutcome.status === "rejected") throw submitOutcome.reason;
+    if (receiveOutcome.status === "rejected") throw receiveOutcome.reason;
+    return receiveOutcome.value.dataIn;
+  }
+
+  #violation(what: string): AgentError {
+    return new AgentError("protocol_error", `${this.#name} answered a digest command wrongly: ${what}`);
+  }
+
+  #check(window: DigestWindow, reply: Buffer, bytesEach: number): CheckedAnswer {
+    if (reply.length < answerHeader.bytes) throw this.#violation(`${reply.length} bytes`);
+    let head: ReturnType<typeof answerHeader.decode>;
+    try {
+      head = answerHeader.decode(reply);
+    } catch (error) {
+      throw this.#violation((error as Error).message);
+    }
+    const { numberOfExtents: extents, partial } = head;
+    if (head.logicalBlockAddress !== BigInt(window.lba)) {
+      throw this.#violation(`for LBA ${head.logicalBlockAddress}, asked was ${window.lba}`);
+    }
+    if (head.width !== (window.width === 16)) throw this.#violation("values of another width than asked for");
+    const data = reply.subarray(answerHeader.bytes);
+    const bytes = Math.ceil(extents * bytesEach);
+    if (extents > window.extents || (extents < window.extents && !partial) || (extents === window.extents && partial)) {
+      throw this.#violation(`${extents} values${partial ? " and an unreadable block" : ""}, asked were ${window.extents}`);
+    }
+    if (head.availableLength + 4 !== answerHeader.bytes + bytes || data.length !== bytes) {
+      throw this.#violation(`${data.length} bytes for ${extents} values`);
+    }
+    let unreadable: Unreadable | undefined;
+    if (partial) {
+      const lba = checkedNumber(head.unreadableLogicalBlockAddress) ?? -1;
+      const first = window.lba + extents * window.extentBlocks;
+      if (lba < first || lba >= first + window.extentBlocks) throw this.#violation(`unreadable is LBA ${lba}`);
+      unreadable = { lba, reason: `unrecovered read error at LBA ${lba}` };
+    }
+    return { extents, unreadable, data };
+  }
+
+  #values(window: DigestWindow, answer: CheckedAnswer): DigestAnswer {
+    const values = answer.data.subarray(0, answer.extents * window.width);
+    return { values, extents: answer.extents, unreadable: answer.unreadable };
+  }
+}

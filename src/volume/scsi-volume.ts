@@ -1,0 +1,332 @@
+// A logical unit behind any SCSI transport as a volume.
+//
+// Guarantees: the unit's identity and size are checked again after every reconnection, before a command is repeated;
+// another unit there is an `identity_mismatch` and nothing more is sent. Writes that a reset or a lost connection may
+// have dropped from the unit's cache are not reported as flushed: flush() then throws `not_proved`.
+import { lengthOf, slicesOf } from "../base/bytes.ts";
+import { AgentError } from "../base/errors.ts";
+import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, describeStatus, status } from "../scsi/command.ts";
+import { read16, synchronizeCache10, synchronizeCache16, write16, writeSame16 } from "../scsi/sbc-commands.ts";
+import { describeSense, isCondition, type Sense } from "../scsi/sense.ts";
+import type { Clock } from "../platform/clock.ts";
+import { digestByReading } from "./read-digests.ts";
+import { ScsiDigests } from "./scsi-digests.ts";
+import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
+import {
+  type CompareAnswer,
+  checkRange,
+  type DigestAnswer,
+  type DigestWindow,
+  differences,
+  type Geometry,
+  type ReadOptions,
+  type Volume,
+  type VolumeIdentity,
+  type VolumeTraits,
+  type WriteOptions,
+} from "./volume.ts";
+
+const busyRetriesMax = 20;
+const attentionRetriesMax = 8;
+const windowsInFlightMax = 4;
+
+export class ScsiVolume implements Volume {
+  readonly name: string;
+  readonly geometry: Geometry;
+  readonly identity: VolumeIdentity;
+  readonly traits: VolumeTraits;
+  readonly facts: UnitFacts;
+  readonly #device: ScsiDevice;
+  readonly #clock: Clock;
+  readonly #digests: ScsiDigests | undefined;
+  readonly #transferBlocksMax: number;
+  #zeroByWriteSame = true;
+  /** Counts resets and reconnections; writes acknowledged before the last one are no longer certain. */
+  #epoch = 0;
+  #unflushedSince: number | undefined;
+
+  private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
+    this.#device = device;
+    this.#clock = clock;
+    this.facts = facts;
+    this.name = device.name;
+    this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
+    this.identity = {
+      uuid: facts.vendorPage?.volumeUuid,
+      keys: unitKeys(facts),
+      description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
+    };
+    const page = facts.vendorPage;
+    this.#digests = page && new ScsiDigests(this.name, page, device.cdbBytesMax >= 32, (c, s) => this.#execute(c, s));
+    this.traits = {
+      writable: !facts.writeProtected,
+      thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
+      digests: page ? "own" : "read",
+      digestsOffered: page?.digests.map((entry) => entry.text),
+      windowExtentsMax: page ? Math.min(65535, page.mostExtents) : 65535,
+      windowBytesMax: page ? page.mostBytes : 8 * 1024 * 1024,
+      windowsInFlight: page ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands)) : windowsInFlightMax,
+    };
+    const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
+    if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
+    this.#transferBlocksMax = Math.max(1, Math.min(...limits));
+  }
+
+  /** Takes over `device`. @throws AgentError `volume_missing`, `volume_unsuitable` */
+  static async open(device: ScsiDevice, clock: Clock): Promise<ScsiVolume> {
+    try {
+      const facts = await readUnitFacts((command) => device.execute(command), device.name);
+      const volume = new ScsiVolume(device, facts, clock);
+      device.onReconnect((execute) => volume.#recognize(execute));
+      return volume;
+    } catch (error) {
+      await device[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get traffic(): { sent: number; received: number } {
+    return this.#device.traffic;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#device[Symbol.asyncDispose]();
+  }
+
+  async read(lba: number, buffer: Buffer, options: ReadOptions = {}, signal?: AbortSignal): Promise<void> {
+    const { blockBytes, blocks } = { ...this.geometry, blocks: buffer.length / this.geometry.blockBytes };
+    checkRange(this, lba, blocks);
+    await this.#inSteps(blocks, async (done, count) => {
+      const dataIn = buffer.subarray(done * blockBytes, (done + count) * blockBytes);
+      const outcome = await this.#execute(
+        {
+          cdb: read16.encode({
+            fua: options.fresh ?? false,
+            logicalBlockAddress: BigInt(lba + done),
+            transferLength: count,
+          }),
+          dataIn,
+        },
+        signal,
+      );
+      if (outcome.dataIn.length !== dataIn.length) {
+        throw new AgentError(
+          "protocol_error",
+          `Cannot read ${count} blocks at LBA ${lba + done} of ${this.name}: ${outcome.dataIn.length} bytes came`,
+        );
+      }
+    });
+  }
+
+  async write(lba: number, pieces: readonly Buffer[], options: WriteOptions = {}, signal?: AbortSignal): Promise<void> {
+    const { blockBytes } = this.geometry;
+    const length = lengthOf(pieces);
+    checkRange(this, lba, length / blockBytes);
+    this.#unflushedSince ??= this.#epoch;
+    await this.#inSteps(length / blockBytes, async (done, count) => {
+      await this.#execute(
+        {
+          cdb: write16.encode({
+            fua: options.durable ?? false,
+            logicalBlockAddress: BigInt(lba + done),
+            transferLength: count,
+          }),
+          dataOut: slicesOf(pieces, done * blockBytes, count * blockBytes),
+        },
+        signal,
+      );
+    });
+  }
+
+  async zero(lba: number, blocks: number, options: { unmap?: boolean } = {}, signal?: AbortSignal): Promise<void> {
+    checkRange(this, lba, blocks);
+    this.#unflushedSince ??= this.#epoch;
+    const { blockBytes } = this.geometry;
+    let done = 0;
+    // UNMAP alone is only a hint; WRITE SAME of zeros with the UNMAP bit gives zeros in every case (SBC-3, 5.44).
+    const stepMax = this.facts.writeSameBlocksMax > 0 ? this.facts.writeSameBlocksMax : 65536;
+    while (done < blocks && this.#zeroByWriteSame && this.facts.unmapByWriteSame && options.unmap) {
+      const count = Math.min(stepMax, blocks - done);
+      try {
+        await this.#execute(
+          {
+            cdb: writeSame16.encode({
+              unmap: true,
+              logicalBlockAddress: BigInt(lba + done),
+              numberOfLogicalBlocks: count,
+            }),
+            dataOut: [Buffer.alloc(blockBytes)],
+          },
+          signal,
+        );
+        done += count;
+      } catch (error) {
+        if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
+        this.#zeroByWriteSame = false;
+      }
+    }
+    if (done === blocks) return;
+    const zeros = Buffer.alloc(Math.min(blocks - done, this.#transferBlocksMax) * blockBytes);
+    while (done < blocks) {
+      const count = Math.min(blocks - done, this.#transferBlocksMax);
+      await this.write(lba + done, [zeros.subarray(0, count * blockBytes)], {}, signal);
+      done += count;
+    }
+  }
+
+  async flush(signal?: AbortSignal): Promise<void> {
+    const since = this.#unflushedSince;
+    try {
+      await this.#execute({ cdb: synchronizeCache16.encode({}) }, signal);
+    } catch (error) {
+      if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
+      await this.#flush10(signal);
+    }
+    this.#unflushedSince = undefined;
+    if (since !== undefined && since !== this.#epoch) {
+      throw new AgentError(
+        "not_proved",
+        `Cannot be sure of the latest writes to ${this.name}: it was reset or reconnected before they were flushed`,
+        { retry: "after_reconnect" },
+      );
+    }
+  }
+
+  async #flush10(signal?: AbortSignal): Promise<void> {
+    try {
+      await this.#execute({ cdb: synchronizeCache10.encode({}) }, signal);
+    } catch (error) {
+      // A unit without the command has no cache to flush.
+      if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
+    }
+  }
+
+  async nextData(lba: number, blocks: number): Promise<{ lba: number; blocks: number }> {
+    checkRange(this, lba, blocks);
+    return { lba, blocks };
+  }
+
+  encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
+    if (this.#digests) return this.#againAfterReconnect((digests) => digests.encode(window, signal));
+    return digestByReading(this.#reader(window, signal), this.geometry, window, "encode");
+  }
+
+  decodeDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer> {
+    if (this.#digests) return this.#againAfterReconnect((digests) => digests.decode(window, values, signal));
+    return digestByReading(this.#reader(window, signal), this.geometry, window, "decode", values);
+  }
+
+  async compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
+    if (this.#digests) return this.#againAfterReconnect((digests) => digests.compare(window, values, signal));
+    const own = await this.encodeDigests(window, signal);
+    const different = differences(own.values, values, own.extents, window.width);
+    return { different, extents: own.extents, unreadable: own.unreadable };
+  }
+
+  async changeMark(): Promise<string | undefined> {
+    return undefined; // nothing tells an initiator who else writes
+  }
+
+  #reader(window: DigestWindow, signal?: AbortSignal): (lba: number, buffer: Buffer) => Promise<void> {
+    return (lba, buffer) => this.read(lba, buffer, { fresh: window.fresh }, signal);
+  }
+
+  /** Results that are held for RECEIVE are gone after a reconnection: the pair is sent again. */
+  async #againAfterReconnect<T>(action: (digests: ScsiDigests) => Promise<T>): Promise<T> {
+    for (;;) {
+      const epoch = this.#epoch;
+      try {
+        return await action(this.#digests!);
+      } catch (error) {
+        if (!(error instanceof AgentError) || error.code !== "command_failed" || epoch === this.#epoch) throw error;
+      }
+    }
+  }
+
+  async #inSteps(blocks: number, step: (done: number, count: number) => Promise<void>): Promise<void> {
+    if (blocks <= this.#transferBlocksMax) {
+      await step(0, blocks);
+      return;
+    }
+    const steps: Promise<void>[] = [];
+    for (let done = 0; done < blocks; done += this.#transferBlocksMax) {
+      steps.push(step(done, Math.min(this.#transferBlocksMax, blocks - done)));
+    }
+    // Buffers stay lent until the last of them is done.
+    for (const result of await Promise.allSettled(steps)) if (result.status === "rejected") throw result.reason;
+  }
+
+  async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
+    this.#epoch++;
+    const now = await readUnitFacts(execute, this.name);
+    const keys = unitKeys(now);
+    const same = keys.length === this.identity.keys.length && keys.every((key, i) => key === this.identity.keys[i]);
+    if (!same) {
+      throw new AgentError(
+        "identity_mismatch",
+        `${this.name} is another volume after the reconnection: it was ${this.identity.keys[0] ?? "nameless"} and is ` +
+          `${keys[0] ?? "nameless"}; nothing more was written`,
+      );
+    }
+    if (now.blocks !== this.geometry.blocks || now.blockBytes !== this.geometry.blockBytes) {
+      throw new AgentError("size_mismatch", `${this.name} has another size after the reconnection; nothing more was written`);
+    }
+  }
+
+  /** One command that must end well; transient conditions are waited out. */
+  async #execute(command: ScsiCommand, signal?: AbortSignal): Promise<ScsiOutcome> {
+    let busy = 0;
+    let attentions = 0;
+    for (;;) {
+      const outcome = await this.#device.execute(command, signal);
+      switch (outcome.status) {
+        case status.good:
+        case status.conditionMet:
+          return outcome;
+        case status.busy:
+        case status.taskSetFull:
+          if (busy++ === busyRetriesMax) throw this.#failure(command, outcome);
+          await this.#clock.sleep(Math.min(20 * 2 ** busy, 1000), signal);
+          continue;
+        case status.checkCondition:
+          if (outcome.sense?.key === 0x6 && attentions++ < attentionRetriesMax) {
+            this.#attention(outcome.sense);
+            continue;
+          }
+          throw this.#failure(command, outcome);
+        default:
+          throw this.#failure(command, outcome);
+      }
+    }
+  }
+
+  #attention(sense: Sense): void {
+    if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
+    if (isCondition(sense, "capacityChanged")) {
+      throw new AgentError("size_mismatch", `${this.name} changed its size while it was used`);
+    }
+  }
+
+  #failure(command: ScsiCommand, { status: code, sense }: ScsiOutcome): AgentError {
+    const found = sense ? describeSense(sense) : describeStatus(code);
+    const message = `Command ${command.cdb[0]!.toString(16).padStart(2, "0")}h failed at ${this.name}: ${found}`;
+    const lba = sense?.information;
+    const options = lba === undefined ? {} : { lba };
+    if (code === status.reservationConflict) {
+      return new AgentError("volume_in_use", `${message}; another initiator holds a reservation`);
+    }
+    switch (sense?.key) {
+      case 0x3:
+      case 0x4:
+        return new AgentError("medium_error", message, options);
+      case 0x7:
+        if (isCondition(sense, "spaceAllocationFailed")) return new AgentError("no_space", `${message}; make room at the target`);
+        return new AgentError("volume_readonly", message);
+      case 0x5:
+        if (isCondition(sense, "logicalUnitNotSupported")) return new AgentError("volume_missing", message);
+        return new AgentError("command_failed", message);
+      default:
+        return new AgentError("io_error", message, { retry: "after_backoff" });
+    }
+  }
+}
