@@ -15,7 +15,8 @@ export function slicesOf(pieces: readonly Buffer[], offset: number, length: numb
     if (at >= end) break;
     const from = Math.max(offset, at);
     const to = Math.min(end, at + piece.length);
-    if (from < to) slices.push(from === at && to === at + piece.length ? piece : piece.subarray(from - at, to - at));
+    if (from < to)
+      slices.push(from === at && to === at + piece.length ? piece : piece.subarray(from - at, to - at));
     at += piece.length;
   }
   return slices;

@@ -78,7 +78,9 @@ export const constant = <T>(field: Field<T>, value: T): ConstantField<T> => ({ .
 
 type Fields = Record<string, Field<unknown>>;
 type ValueOf<F> = F extends Field<infer T> ? T : never;
-type VariableKeys<F extends Fields> = { [K in keyof F]: F[K] extends ConstantField<unknown> ? never : K }[keyof F];
+type VariableKeys<F extends Fields> = {
+  [K in keyof F]: F[K] extends ConstantField<unknown> ? never : K;
+}[keyof F];
 
 /** The values of a table of fields, constants left out. */
 export type ValuesOf<F extends Fields> = { [K in VariableKeys<F>]: ValueOf<F[K]> };
@@ -161,7 +163,8 @@ function writeStatement(name: string, field: Field<unknown>): string {
       break;
   }
   if (field.constant !== undefined) {
-    const literal = typeof field.constant === "bigint" ? `${field.constant}n` : JSON.stringify(field.constant);
+    const literal =
+      typeof field.constant === "bigint" ? `${field.constant}n` : JSON.stringify(field.constant);
     return `{const x=${literal};${body}}`;
   }
   // A text field left out is spaces; every other one is zero.
@@ -194,7 +197,9 @@ function sampleField(field: Field<unknown>, random: () => number): unknown {
     case "bytes":
       return Buffer.from(Array.from({ length: field.length }, byte));
     case "ascii":
-      return String.fromCharCode(...Array.from({ length: field.length }, () => 0x21 + Math.floor(random() * 94)));
+      return String.fromCharCode(
+        ...Array.from({ length: field.length }, () => 0x21 + Math.floor(random() * 94)),
+      );
   }
 }
 
@@ -226,7 +231,8 @@ export function layout<const F extends Fields>(table: {
   const checks = entries
     .filter(([, field]) => field.constant !== undefined)
     .map(([key, field]) => {
-      const literal = typeof field.constant === "bigint" ? `${field.constant}n` : JSON.stringify(field.constant);
+      const literal =
+        typeof field.constant === "bigint" ? `${field.constant}n` : JSON.stringify(field.constant);
       const text = JSON.stringify(key);
       return `{const x=${readExpression(field)};if(x!==${literal})mismatch(${text},x,fields[${text}]);}`;
     });

@@ -31,7 +31,14 @@ export function checkedNumber(value: bigint): number | undefined {
   return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : undefined;
 }
 
-const suffixes: Record<string, number> = { "": 1, k: KiB, m: MiB, g: GiB, t: 1024 * GiB, p: 1024 * 1024 * GiB };
+const suffixes: Record<string, number> = {
+  "": 1,
+  k: KiB,
+  m: MiB,
+  g: GiB,
+  t: 1024 * GiB,
+  p: 1024 * 1024 * GiB,
+};
 
 /**
  * Bytes of a size as people write it: `4096`, `64K`, `64KiB`, `1.5G`. Suffixes are powers of 1024.

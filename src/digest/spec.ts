@@ -116,7 +116,10 @@ export function parseDigestSpec(text: string): DigestSpec {
   const identifierBytes = bytesOf(tree);
   const spec = { text: textOf(tree), tree, identifierBytes };
   if (identifierBytes > 1024 || operationsOf(tree).length > 64) {
-    throw new AgentError("digest_unknown", `The digest specification "${spec.text}" combines too many digests`);
+    throw new AgentError(
+      "digest_unknown",
+      `The digest specification "${spec.text}" combines too many digests`,
+    );
   }
   return spec;
 }
@@ -139,7 +142,9 @@ export function programOf(spec: DigestSpec): DigestProgram {
  */
 export const offeredDigests: readonly DigestSpec[] = (() => {
   const names = algorithms.map((algorithm) => algorithm.name);
-  const pairs = names.flatMap((first) => names.filter((second) => second !== first).map((s) => `${first}+${s}`));
+  const pairs = names.flatMap((first) =>
+    names.filter((second) => second !== first).map((s) => `${first}+${s}`),
+  );
   const composed = names.flatMap((outer) => names.map((inner) => `${outer}(${inner})`));
   return [...names, ...pairs, ...composed].map(parseDigestSpec);
 })();

@@ -35,13 +35,17 @@ export interface ChapEnvironment {
 
 /** @throws AgentError `usage` */
 export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): IscsiAddress {
-  const shown = text.replace(/^(iscsi:\/\/[^%@/]*)%[^@/]*@/i, "$1%***@").replace(/(password=)[^&]*/g, "$1***");
+  const shown = text
+    .replace(/^(iscsi:\/\/[^%@/]*)%[^@/]*@/i, "$1%***@")
+    .replace(/(password=)[^&]*/g, "$1***");
   const fail = (what: string) =>
     new AgentError(
       "usage",
       `"${shown}" is no iSCSI address: ${what}; the form is iscsi://[user%secret@]host[:port]/target-name/lun`,
     );
-  const match = /^iscsi:\/\/(?:([^@/]*)@)?(\[[^\]]+\]|[^:/@]+)(?::(\d+))?\/([^/?]+)\/(\d+)(?:\?(.*))?$/i.exec(text);
+  const match = /^iscsi:\/\/(?:([^@/]*)@)?(\[[^\]]+\]|[^:/@]+)(?::(\d+))?\/([^/?]+)\/(\d+)(?:\?(.*))?$/i.exec(
+    text,
+  );
   if (!match) throw fail("it has another form");
   const [, login, host, portText, target, lunText, query] = match;
   const port = portText === undefined ? defaultPort : Number(portText);

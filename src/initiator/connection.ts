@@ -76,7 +76,10 @@ export class Connection {
       } catch (error) {
         if (!(error instanceof LoginRedirect)) throw error;
         if (redirects === redirectsMax) {
-          throw new AgentError("protocol_error", `Cannot log in to ${options.peer}: redirected more than ${redirectsMax} times`);
+          throw new AgentError(
+            "protocol_error",
+            `Cannot log in to ${options.peer}: redirected more than ${redirectsMax} times`,
+          );
         }
         portal = parsePortal(error.address, options.peer);
       }
@@ -104,7 +107,9 @@ export class Connection {
     socket.removeAllListeners();
     socket.on("data", (chunk) => this.#receive(() => this.#decoder.push(chunk, (pdu) => events.pdu(pdu))));
     socket.on("error", (error) => this.#end(error.message));
-    socket.on("close", () => this.#end(this.#decoder.partial ? "it was cut in the middle of a PDU" : "the target closed it"));
+    socket.on("close", () =>
+      this.#end(this.#decoder.partial ? "it was cut in the middle of a PDU" : "the target closed it"),
+    );
     this.#receive(() => {
       for (const pdu of this.#early.splice(0)) events.pdu(pdu);
     });
@@ -168,9 +173,13 @@ async function openSocket(
   const where = `${portal.host}:${portal.port}`;
   const timer = clock.after(options.openTimeoutMs, () =>
     reject(
-      new AgentError("timeout", `Cannot log in to ${peer}: no answer from ${where} in ${options.openTimeoutMs / 1000} s`, {
-        retry: "after_backoff",
-      }),
+      new AgentError(
+        "timeout",
+        `Cannot log in to ${peer}: no answer from ${where} in ${options.openTimeoutMs / 1000} s`,
+        {
+          retry: "after_backoff",
+        },
+      ),
     ),
   );
   const onAbort = () => reject(signal?.reason);
@@ -184,10 +193,14 @@ async function openSocket(
   socket.on("connect", () => send(login.begin()));
   socket.on("error", (error) =>
     reject(
-      new AgentError("connection_refused", `Cannot connect to ${peer} at ${where}: ${error.message}; is the target running there?`, {
-        cause: error,
-        retry: "after_backoff",
-      }),
+      new AgentError(
+        "connection_refused",
+        `Cannot connect to ${peer} at ${where}: ${error.message}; is the target running there?`,
+        {
+          cause: error,
+          retry: "after_backoff",
+        },
+      ),
     ),
   );
   socket.on("close", () =>
@@ -206,7 +219,8 @@ async function openSocket(
           early.push(pdu);
           return;
         }
-        if ((pdu.header[0]! & 0x3f) !== opcode.loginResponse) throw new FramingError("it is no login response");
+        if ((pdu.header[0]! & 0x3f) !== opcode.loginResponse)
+          throw new FramingError("it is no login response");
         const step = login.step(pdu.header, Buffer.concat(pdu.data));
         if ("next" in step) {
           send(step.next);
@@ -224,9 +238,13 @@ async function openSocket(
       if (error instanceof AgentError || error instanceof LoginRedirect) reject(error);
       else {
         reject(
-          new AgentError("protocol_error", `Cannot log in to ${peer}: ${where} does not speak iSCSI: ${messageOf(error)}`, {
-            cause: error,
-          }),
+          new AgentError(
+            "protocol_error",
+            `Cannot log in to ${peer}: ${where} does not speak iSCSI: ${messageOf(error)}`,
+            {
+              cause: error,
+            },
+          ),
         );
       }
     }
@@ -247,6 +265,10 @@ async function openSocket(
 /** `host:port[,tag]` or `[v6]:port[,tag]`. */
 function parsePortal(address: string, peer: string): Portal {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:,[\]]+)(?::(\d{1,5}))?(?:,\d+)?$/.exec(address);
-  if (!match) throw new AgentError("protocol_error", `Cannot log in to ${peer}: redirected to "${address.slice(0, 80)}"`);
+  if (!match)
+    throw new AgentError(
+      "protocol_error",
+      `Cannot log in to ${peer}: redirected to "${address.slice(0, 80)}"`,
+    );
   return { host: match[1]!.replace(/^\[|\]$/g, ""), port: match[2] === undefined ? 3260 : Number(match[2]) };
 }

@@ -157,7 +157,8 @@ export class Login {
     if (this.#stage === loginStage.security) return this.#security(response, security, operational);
     const answers = this.#negotiation.receive(operational);
     if (response.transit) {
-      if (response.nextStage !== loginStage.fullFeature) throw this.#protocolError("the next stage is not allowed");
+      if (response.nextStage !== loginStage.fullFeature)
+        throw this.#protocolError("the next stage is not allowed");
       return this.#finish(response);
     }
     return { next: this.#request(answers, answers.length === 0, loginStage.fullFeature) };
@@ -187,9 +188,11 @@ export class Login {
 
     if (response.transit) {
       if (this.#chap && chapKeys.length > 0) this.#chap.step(chapKeys);
-      if (this.#chap && !this.#chap.done) throw this.#refused("the target did not prove itself (mutual CHAP)");
+      if (this.#chap && !this.#chap.done)
+        throw this.#refused("the target did not prove itself (mutual CHAP)");
       if (response.nextStage === loginStage.fullFeature) return this.#finish(response);
-      if (response.nextStage !== loginStage.operational) throw this.#protocolError("the next stage is not allowed");
+      if (response.nextStage !== loginStage.operational)
+        throw this.#protocolError("the next stage is not allowed");
       this.#stage = loginStage.operational;
       this.#offered = true;
       return { next: this.#request(this.#negotiation.offers(), true, loginStage.fullFeature) };

@@ -106,7 +106,11 @@ export class IscsiSession implements ScsiDevice {
   }
 
   /** @throws AgentError `connection_refused`, `login_refused`, `protocol_error`, `timeout` */
-  static async open(address: IscsiAddress, options: SessionOptions, signal?: AbortSignal): Promise<IscsiSession> {
+  static async open(
+    address: IscsiAddress,
+    options: SessionOptions,
+    signal?: AbortSignal,
+  ): Promise<IscsiSession> {
     const session = new IscsiSession(address, options);
     session.#begin(await session.#connect(signal));
     session.#state = "up";
@@ -336,14 +340,19 @@ export class IscsiSession implements ScsiDevice {
     }
     if (this.#state !== "down") return;
     this.#state = "failed";
-    const final = latest instanceof AgentError && latest.code !== "connection_refused" && latest.code !== "timeout";
+    const final =
+      latest instanceof AgentError && latest.code !== "connection_refused" && latest.code !== "timeout";
     this.#failAll(
       final
         ? (latest as AgentError)
-        : new AgentError("connection_lost", `${reason.message}, and could not be made again: ${messageOf(latest)}`, {
-            retry: "after_backoff",
-            cause: latest,
-          }),
+        : new AgentError(
+            "connection_lost",
+            `${reason.message}, and could not be made again: ${messageOf(latest)}`,
+            {
+              retry: "after_backoff",
+              cause: latest,
+            },
+          ),
     );
   }
 
@@ -376,7 +385,11 @@ export class IscsiSession implements ScsiDevice {
   #executeOn(link: Link, command: ScsiCommand): Promise<ScsiOutcome> {
     return new Promise((resolve, reject) => {
       if (this.#link !== link) {
-        reject(new AgentError("connection_lost", `The connection to ${this.name} was lost`, { retry: "after_reconnect" }));
+        reject(
+          new AgentError("connection_lost", `The connection to ${this.name} was lost`, {
+            retry: "after_reconnect",
+          }),
+        );
         return;
       }
       const task = new Task(command, resolve, reject);
@@ -395,8 +408,10 @@ export class IscsiSession implements ScsiDevice {
 
     const out = task.dataOutBytes;
     const segmentMax = parameters.MaxRecvDataSegmentLength;
-    const immediate = out > 0 && parameters.ImmediateData ? Math.min(out, segmentMax, parameters.FirstBurstLength) : 0;
-    const unsolicited = out > 0 && !parameters.InitialR2T ? Math.min(out, parameters.FirstBurstLength) : immediate;
+    const immediate =
+      out > 0 && parameters.ImmediateData ? Math.min(out, segmentMax, parameters.FirstBurstLength) : 0;
+    const unsolicited =
+      out > 0 && !parameters.InitialR2T ? Math.min(out, parameters.FirstBurstLength) : immediate;
     const header = scsiCommandPdu.encode({
       final: unsolicited <= immediate,
       read: task.dataIn.length > 0,
@@ -445,7 +460,9 @@ export class IscsiSession implements ScsiDevice {
     if (task.abortReason !== undefined || !link || this.#active.get(task.initiatorTaskTag) !== task) return;
     task.abortReason = reason;
     const tag = this.#tag();
-    const timer = this.#options.clock.after(abortTimeoutMs, () => link.connection.drop("an abort was not answered"));
+    const timer = this.#options.clock.after(abortTimeoutMs, () =>
+      link.connection.drop("an abort was not answered"),
+    );
     link.management.set(tag, () => {
       timer.cancel();
       if (this.#active.delete(task.initiatorTaskTag)) task.reject(reason);
@@ -508,7 +525,11 @@ export class IscsiSession implements ScsiDevice {
   }
 
   /** The sequence numbers that every PDU of a target carries. */
-  #numbers(link: Link, pdu: { statSN: number; expCmdSN: number; maxCmdSN: number }, hasStatus: boolean): void {
+  #numbers(
+    link: Link,
+    pdu: { statSN: number; expCmdSN: number; maxCmdSN: number },
+    hasStatus: boolean,
+  ): void {
     if (hasStatus) {
       if (pdu.statSN !== link.expStatSN) {
         throw new ProtocolViolation(`StatSN ${pdu.statSN} where ${link.expStatSN} was due`);
@@ -521,7 +542,8 @@ export class IscsiSession implements ScsiDevice {
 
   #task(initiatorTaskTag: number): Task {
     const task = this.#active.get(initiatorTaskTag);
-    if (!task) throw new ProtocolViolation(`an answer to a task that does not exist (tag ${initiatorTaskTag})`);
+    if (!task)
+      throw new ProtocolViolation(`an answer to a task that does not exist (tag ${initiatorTaskTag})`);
     return task;
   }
 
@@ -549,9 +571,13 @@ export class IscsiSession implements ScsiDevice {
       this.#active.delete(task.initiatorTaskTag);
       task.reject(
         task.abortReason ??
-          new AgentError("command_failed", `${this.name} could not deliver a command (iSCSI response ${response.response})`, {
-            retry: "after_backoff",
-          }),
+          new AgentError(
+            "command_failed",
+            `${this.name} could not deliver a command (iSCSI response ${response.response})`,
+            {
+              retry: "after_backoff",
+            },
+          ),
       );
       return;
     }
@@ -565,7 +591,11 @@ export class IscsiSession implements ScsiDevice {
     if (task?.abortReason !== undefined) return; // it will see the abort
     if (!task) throw new ProtocolViolation("an R2T for a task that does not exist");
     const { bufferOffset, desiredDataTransferLength: length } = r2t;
-    if (length === 0 || bufferOffset + length > task.dataOutBytes || length > link.parameters.MaxBurstLength) {
+    if (
+      length === 0 ||
+      bufferOffset + length > task.dataOutBytes ||
+      length > link.parameters.MaxBurstLength
+    ) {
       throw new ProtocolViolation(`an R2T for ${bufferOffset} + ${length} of ${task.dataOutBytes} bytes`);
     }
     this.#sendDataOut(link, task, bufferOffset, length, r2t.targetTransferTag);

@@ -26,13 +26,18 @@ export class Task {
   #received = 0;
   #nextDataSN = 0;
 
-  constructor(command: ScsiCommand, resolve: (outcome: ScsiOutcome) => void, reject: (reason: unknown) => void) {
+  constructor(
+    command: ScsiCommand,
+    resolve: (outcome: ScsiOutcome) => void,
+    reject: (reason: unknown) => void,
+  ) {
     this.command = command;
     this.resolve = resolve;
     this.reject = reject;
     this.dataOutBytes = lengthOf(command.dataOut ?? []);
     const wanted = command.dataInBytes ?? command.dataIn?.length ?? 0;
-    this.dataIn = command.dataIn?.subarray(0, wanted) ?? (wanted === 0 ? nothing : Buffer.allocUnsafe(wanted));
+    this.dataIn =
+      command.dataIn?.subarray(0, wanted) ?? (wanted === 0 ? nothing : Buffer.allocUnsafe(wanted));
   }
 
   get expectedDataTransferLength(): number {
@@ -46,7 +51,8 @@ export class Task {
   }
 
   takeDataIn(dataSN: number, bufferOffset: number, data: readonly Buffer[], length: number): void {
-    if (dataSN !== this.#nextDataSN) throw new ProtocolViolation(`DataSN ${dataSN} where ${this.#nextDataSN} was due`);
+    if (dataSN !== this.#nextDataSN)
+      throw new ProtocolViolation(`DataSN ${dataSN} where ${this.#nextDataSN} was due`);
     if (bufferOffset !== this.#received || bufferOffset + length > this.dataIn.length) {
       throw new ProtocolViolation(
         `Data-In at ${bufferOffset} + ${length} where ${this.#received} of ${this.dataIn.length} bytes had come`,

@@ -28,7 +28,11 @@ const challengeBytesMax = 1024;
 const responseBytes = (algorithm: number) => createHash(algorithmHash[algorithm]!).digest().length;
 
 function response(algorithm: number, id: number, secret: string, challenge: Buffer): Buffer {
-  return createHash(algorithmHash[algorithm]!).update(Buffer.from([id])).update(secret, "utf8").update(challenge).digest();
+  return createHash(algorithmHash[algorithm]!)
+    .update(Buffer.from([id]))
+    .update(secret, "utf8")
+    .update(challenge)
+    .digest();
 }
 
 /** The value of a key that must be there. */
@@ -61,7 +65,8 @@ function checkResponse(
   const right = response(expected.algorithm, expected.id, credentials.secret, expected.challenge);
   // Both are looked at whatever the name says, so that time tells nothing about names.
   const proved = timingSafeEqual(given, right);
-  if (name !== credentials.name || !proved) throw new ChapError(`"${name.slice(0, 64)}" did not prove its secret`);
+  if (name !== credentials.name || !proved)
+    throw new ChapError(`"${name.slice(0, 64)}" did not prove its secret`);
 }
 
 /** The authenticating side's part: the target's; it may have to prove itself as well. */

@@ -197,7 +197,8 @@ export function* additionalHeaders(ahs: Buffer): Generator<{ type: number; speci
     if (at + 4 > ahs.length) throw new FramingError("an additional header segment is cut off");
     const length = ahs.readUInt16BE(at); // bytes behind AHSType, padding not counted
     const end = at + 3 + length;
-    if (length < 1 || end > ahs.length) throw new FramingError("an additional header segment is longer than its PDU");
+    if (length < 1 || end > ahs.length)
+      throw new FramingError("an additional header segment is longer than its PDU");
     yield { type: ahs[at + 2]! & 0x3f, specific: ahs.subarray(at + 3, end) };
     at = end + paddingOf(end);
   }

@@ -49,7 +49,9 @@ export type Parameters = { -readonly [K in OperationalKey]: ValueOf<(typeof rule
 
 /** What one side wants: values for numbers and booleans, a list in order of preference for lists. */
 export type Wishes = {
-  readonly [K in OperationalKey]?: (typeof rules)[K] extends { kind: "list" } ? readonly string[] : Parameters[K];
+  readonly [K in OperationalKey]?: (typeof rules)[K] extends { kind: "list" }
+    ? readonly string[]
+    : Parameters[K];
 };
 
 /** True for the keys that the operational stage negotiates. */
@@ -89,7 +91,11 @@ export class Negotiation {
   offers(): TextPairs {
     const pairs: TextPairs = [];
     for (const [key, wish] of Object.entries(this.#wishes)) {
-      const text = Array.isArray(wish) ? wish.join(",") : typeof wish === "boolean" ? yesNo(wish) : String(wish);
+      const text = Array.isArray(wish)
+        ? wish.join(",")
+        : typeof wish === "boolean"
+          ? yesNo(wish)
+          : String(wish);
       pairs.push([key, text]);
       this.#offered.set(key, text);
       if (key === "MaxRecvDataSegmentLength") this.#declared = true;
@@ -177,7 +183,8 @@ export class Negotiation {
     }
     if (text === "NotUnderstood" || text === "Irrelevant" || text === "Reject") {
       // What was not agreed upon stays at its default (6.2.2).
-      if (text === "Reject" && rule.kind === "list" && !offered.split(",").includes(rule.initial)) throw improper();
+      if (text === "Reject" && rule.kind === "list" && !offered.split(",").includes(rule.initial))
+        throw improper();
       return undefined;
     }
     switch (rule.kind) {
@@ -204,4 +211,3 @@ export class Negotiation {
     return undefined;
   }
 }
-

@@ -6,7 +6,7 @@
 export const serialAdd = (a: number, n: number): number => (a + n) >>> 0;
 
 /** True if a comes before b. */
-export const serialBefore = (a: number, b: number): boolean => a !== b && ((b - a) >>> 0) < 0x80000000;
+export const serialBefore = (a: number, b: number): boolean => a !== b && (b - a) >>> 0 < 0x80000000;
 
 /** How far b is ahead of a: −2^31 … 2^31 − 1. */
 export const serialDistance = (a: number, b: number): number => (b - a) | 0;

@@ -26,7 +26,8 @@ export function decodeText(bytes: Buffer): TextPairs {
     const equals = item.indexOf("=");
     if (equals < 1) throw new TextError(`"${item.slice(0, 40)}" is no key=value pair`);
     const key = item.slice(0, equals);
-    if (key.length > keyBytesMax) throw new TextError(`the key "${key.slice(0, 40)}…" is longer than ${keyBytesMax}`);
+    if (key.length > keyBytesMax)
+      throw new TextError(`the key "${key.slice(0, 40)}…" is longer than ${keyBytesMax}`);
     if (!/^[A-Z][A-Za-z0-9.\-+@_#]*$/.test(key)) throw new TextError(`"${key}" is no key name`);
     if (seen.has(key)) throw new TextError(`the key "${key}" comes twice`);
     seen.add(key);

@@ -190,7 +190,8 @@ async function identify(
   return {
     values,
     count: done.result,
-    error: done.error === 0 ? undefined : new SystemError(done.error, done.detail < 0 ? undefined : done.detail),
+    error:
+      done.error === 0 ? undefined : new SystemError(done.error, done.detail < 0 ? undefined : done.detail),
   };
 }
 
@@ -256,9 +257,7 @@ export class BlockFile implements AsyncDisposable {
   ): Promise<void> {
     let length = 0;
     for (const buffer of buffers) length += buffer.byteLength;
-    await settled(
-      request(kind.write, this.#id, options.durable ? flagDurable : 0, offset, length, buffers),
-    );
+    await settled(request(kind.write, this.#id, options.durable ? flagDurable : 0, offset, length, buffers));
   }
 
   /** Makes a range read as zeros; with `unmap` by deallocating it where that can be done. */

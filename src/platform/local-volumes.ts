@@ -12,7 +12,11 @@ export interface LocalIdentity {
   readonly description: string;
 }
 
-const textOf = (path: string): Promise<string> => readFile(path, "utf8").then((text) => text.trim(), () => "");
+const textOf = (path: string): Promise<string> =>
+  readFile(path, "utf8").then(
+    (text) => text.trim(),
+    () => "",
+  );
 const listOf = (path: string): Promise<string[]> => readdir(path).catch(() => []);
 
 /** `8:16` of a device number as stat gives it (glibc's encoding). */
@@ -45,7 +49,8 @@ async function loopBacking(numbers: string): Promise<LoopBacking | undefined> {
   const directory = `/sys/dev/block/${numbers}/loop`;
   const path = await textOf(`${directory}/backing_file`);
   if (path === "") return undefined;
-  const whole = (await textOf(`${directory}/offset`)) === "0" && (await textOf(`${directory}/sizelimit`)) === "0";
+  const whole =
+    (await textOf(`${directory}/offset`)) === "0" && (await textOf(`${directory}/sizelimit`)) === "0";
   return { path, whole };
 }
 
@@ -81,7 +86,11 @@ export async function localIdentity(path: string, file: BlockFile): Promise<Loca
   return {
     uuid: derivedUuid("lunsync volume", machine, stable),
     keys,
-    description: backing ? `loop device over ${backing.path}` : model === "" ? "block device" : `block device ${model}`,
+    description: backing
+      ? `loop device over ${backing.path}`
+      : model === ""
+        ? "block device"
+        : `block device ${model}`,
   };
 }
 
@@ -108,14 +117,18 @@ export interface Use {
   readonly words: string;
 }
 
-const unescapeMount = (text: string) => text.replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
+const unescapeMount = (text: string) =>
+  text.replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 async function mountsByDevice(): Promise<Map<string, { where: string; readonly: boolean }>> {
   const mounts = new Map<string, { where: string; readonly: boolean }>();
   for (const line of (await textOf("/proc/self/mountinfo")).split("\n")) {
     const fields = line.split(" ");
     if (fields.length < 6) continue;
-    mounts.set(fields[2]!, { where: unescapeMount(fields[4]!), readonly: fields[5]!.split(",").includes("ro") });
+    mounts.set(fields[2]!, {
+      where: unescapeMount(fields[4]!),
+      readonly: fields[5]!.split(",").includes("ro"),
+    });
   }
   return mounts;
 }
@@ -149,7 +162,9 @@ async function loopsOver(file: { dev: number; ino: number }): Promise<string[]> 
   return found;
 }
 
-async function writersOf(matches: (info: { dev: number; ino: number; rdev: number; block: boolean }) => boolean): Promise<Use[]> {
+async function writersOf(
+  matches: (info: { dev: number; ino: number; rdev: number; block: boolean }) => boolean,
+): Promise<Use[]> {
   const uses: Use[] = [];
   for (const pid of await listOf("/proc")) {
     if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue;
@@ -157,7 +172,8 @@ async function writersOf(matches: (info: { dev: number; ino: number; rdev: numbe
       const target = await readlink(`/proc/${pid}/fd/${fd}`).catch(() => "");
       if (!target.startsWith("/")) continue; // sockets, pipes
       const info = await stat(`/proc/${pid}/fd/${fd}`).catch(() => undefined);
-      if (!info || !matches({ dev: info.dev, ino: info.ino, rdev: info.rdev, block: info.isBlockDevice() })) continue;
+      if (!info || !matches({ dev: info.dev, ino: info.ino, rdev: info.rdev, block: info.isBlockDevice() }))
+        continue;
       const flags = /^flags:\s*([0-7]+)/m.exec(await textOf(`/proc/${pid}/fdinfo/${fd}`))?.[1];
       if (flags === undefined || (Number.parseInt(flags, 8) & 0o3) === 0) continue; // O_RDONLY
       const command = await textOf(`/proc/${pid}/comm`);
@@ -173,12 +189,18 @@ export async function usesOf(path: string): Promise<Use[]> {
   const info = await stat(path).catch(() => undefined);
   if (!info) return [];
   const mounts = await mountsByDevice();
-  const swaps = (await textOf("/proc/swaps")).split("\n").slice(1).map((line) => line.split(/\s+/)[0]!);
+  const swaps = (await textOf("/proc/swaps"))
+    .split("\n")
+    .slice(1)
+    .map((line) => line.split(/\s+/)[0]!);
   const uses: Use[] = [];
   const lookAt = async (numbers: string) => {
     for (const each of await deviceAndHolders(numbers)) {
       const mount = mounts.get(each);
-      const name = await readlink(`/sys/dev/block/${each}`).then((link) => link.split("/").pop()!, () => each);
+      const name = await readlink(`/sys/dev/block/${each}`).then(
+        (link) => link.split("/").pop()!,
+        () => each,
+      );
       const through = each === numbers ? "" : ` through ${name}`;
       if (mount) uses.push({ kind: "mounted", words: `mounted at ${mount.where}${through}` });
       else if (swaps.includes(`/dev/${name}`)) uses.push({ kind: "swap", words: `used as swap${through}` });

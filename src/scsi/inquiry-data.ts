@@ -153,7 +153,10 @@ export const parseUuid = (text: string): Buffer => Buffer.from(text.replaceAll("
 export function encodeVendorPage(page: VendorPage): Buffer {
   const entries = page.digests.map(({ index, text, identifierBytes }) => {
     const name = Buffer.from(text, "ascii");
-    return Buffer.concat([digestEntryHeader.encode({ index, textLength: name.length, identifierBytes }), name]);
+    return Buffer.concat([
+      digestEntryHeader.encode({ index, textLength: name.length, identifierBytes }),
+      name,
+    ]);
   });
   const list = Buffer.concat(entries);
   const head = vendorPageHeader.encode({
@@ -167,7 +170,8 @@ export function encodeVendorPage(page: VendorPage): Buffer {
   return Buffer.concat([head, list]);
 }
 
-const clamp = (value: bigint) => Number(value > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : value);
+const clamp = (value: bigint) =>
+  Number(value > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : value);
 
 /** The page, or undefined for what is not ours (another signature, another version, lengths that do not add up). */
 export function decodeVendorPage(bytes: Buffer): VendorPage | undefined {

@@ -140,7 +140,16 @@ function encodeDescriptorSense(value: Sense): Buffer {
     descriptors.push(specific);
   }
   const body = Buffer.concat(descriptors);
-  const head = Buffer.from([value.deferred ? 0x73 : 0x72, value.key, value.asc, value.ascq, 0, 0, 0, body.length]);
+  const head = Buffer.from([
+    value.deferred ? 0x73 : 0x72,
+    value.key,
+    value.asc,
+    value.ascq,
+    0,
+    0,
+    0,
+    body.length,
+  ]);
   return Buffer.concat([head, body]);
 }
 

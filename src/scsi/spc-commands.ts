@@ -101,4 +101,3 @@ export const lunListHeader = layout({
   bytes: 8,
   fields: { lunListLength: u32(0) },
 });
-

@@ -52,7 +52,10 @@ export class LogicalUnit {
     const first: Condition = this.#known.has(nexus.key) ? "nexusLoss" : "powerOnOccurred";
     this.#known.add(nexus.key);
     if (this.#known.size > 4096) this.#known.delete(this.#known.values().next().value!);
-    this.#nexuses.set(nexus.key, { attentions: [sense(first)], held: new HeldResults(heldLimits, this.#clock) });
+    this.#nexuses.set(nexus.key, {
+      attentions: [sense(first)],
+      held: new HeldResults(heldLimits, this.#clock),
+    });
   }
 
   nexusEnded(nexus: Nexus): void {

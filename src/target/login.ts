@@ -117,7 +117,13 @@ export class TargetLogin {
   /** The response that completes the login; `statSN` is the session's first. */
   accept(tsih: number, expCmdSN: number, maxCmdSN: number): LoginReply & { statSN: number } {
     const { request, answers } = this.#pending!;
-    const reply = this.#reply(request, answers, { transit: true, nextStage: loginStage.fullFeature, tsih, expCmdSN, maxCmdSN });
+    const reply = this.#reply(request, answers, {
+      transit: true,
+      nextStage: loginStage.fullFeature,
+      tsih,
+      expCmdSN,
+      maxCmdSN,
+    });
     return { ...reply, statSN: this.#statSN };
   }
 
@@ -139,10 +145,12 @@ export class TargetLogin {
   }
 
   #step(request: Request, data: Buffer): { reply: LoginReply } | { agreement: LoginAgreement } {
-    if (++this.#steps > stepsMax) throw new LoginFailure(loginStatus.initiatorError, `no end after ${stepsMax} requests`);
+    if (++this.#steps > stepsMax)
+      throw new LoginFailure(loginStatus.initiatorError, `no end after ${stepsMax} requests`);
     if (this.#first === undefined) this.#begin(request);
     else this.#checkContinuity(request);
-    if (request.continue && request.transit) throw new LoginFailure(loginStatus.initiatorError, "C and T are set at once");
+    if (request.continue && request.transit)
+      throw new LoginFailure(loginStatus.initiatorError, "C and T are set at once");
 
     this.#textBytes += data.length;
     if (this.#textBytes > textBytesMax) throw new LoginFailure(loginStatus.initiatorError, "too much text");
@@ -171,10 +179,16 @@ export class TargetLogin {
     const first = this.#first!;
     const same = request.isid.equals(first.isid) && request.cid === first.cid && request.tsih === first.tsih;
     if (!same || request.initiatorTaskTag !== first.initiatorTaskTag) {
-      throw new LoginFailure(loginStatus.invalidDuringLogin, "ISID, TSIH, CID or task tag changed during the login");
+      throw new LoginFailure(
+        loginStatus.invalidDuringLogin,
+        "ISID, TSIH, CID or task tag changed during the login",
+      );
     }
     if (request.currentStage !== this.#stage) {
-      throw new LoginFailure(loginStatus.initiatorError, `stage ${request.currentStage} where ${this.#stage} was agreed`);
+      throw new LoginFailure(
+        loginStatus.initiatorError,
+        `stage ${request.currentStage} where ${this.#stage} was agreed`,
+      );
     }
   }
 
@@ -211,12 +225,17 @@ export class TargetLogin {
   #checkNames(): void {
     this.#named = true;
     this.#greeting = true;
-    if (this.#initiatorName === undefined) throw new LoginFailure(loginStatus.missingParameter, "InitiatorName is missing");
+    if (this.#initiatorName === undefined)
+      throw new LoginFailure(loginStatus.missingParameter, "InitiatorName is missing");
     if (this.#discovery) this.#targetName = undefined;
     else {
-      if (this.#targetName === undefined) throw new LoginFailure(loginStatus.missingParameter, "TargetName is missing");
+      if (this.#targetName === undefined)
+        throw new LoginFailure(loginStatus.missingParameter, "TargetName is missing");
       if (!this.#host.hasTarget(this.#targetName, this.#initiatorName)) {
-        throw new LoginFailure(loginStatus.notFound, `there is no target "${this.#targetName.slice(0, nameBytesMax)}"`);
+        throw new LoginFailure(
+          loginStatus.notFound,
+          `there is no target "${this.#targetName.slice(0, nameBytesMax)}"`,
+        );
       }
     }
     this.#policy = this.#host.chapFor(this.#targetName, this.#initiatorName);
@@ -234,7 +253,8 @@ export class TargetLogin {
     }
     if (operational.length > 0) answers.push(...this.#negotiation.receive(operational));
     if (chapKeys.length > 0) {
-      if (!this.#chap) throw new LoginFailure(loginStatus.initiatorError, "CHAP keys without AuthMethod=CHAP");
+      if (!this.#chap)
+        throw new LoginFailure(loginStatus.initiatorError, "CHAP keys without AuthMethod=CHAP");
       answers.push(...this.#chap.step(chapKeys));
       this.#authenticated = this.#chap.authenticated;
     }
@@ -252,10 +272,16 @@ export class TargetLogin {
     const methods = offered.split(",");
     if (this.#policy === undefined) {
       if (methods.includes("None")) return "None";
-      throw new LoginFailure(loginStatus.authenticationFailure, "it wants authentication, and none is configured here");
+      throw new LoginFailure(
+        loginStatus.authenticationFailure,
+        "it wants authentication, and none is configured here",
+      );
     }
     if (!methods.includes("CHAP")) {
-      throw new LoginFailure(loginStatus.authenticationFailure, "it does not offer CHAP, which is required here");
+      throw new LoginFailure(
+        loginStatus.authenticationFailure,
+        "it does not offer CHAP, which is required here",
+      );
     }
     this.#chap = new ChapAuthenticator(this.#policy.initiator, this.#policy.target, this.#host.random);
     return "CHAP";
@@ -263,7 +289,10 @@ export class TargetLogin {
 
   #operational(request: Request, pairs: TextPairs): { reply: LoginReply } | { agreement: LoginAgreement } {
     if (!this.#authenticated) {
-      throw new LoginFailure(loginStatus.authenticationFailure, "it skipped the authentication that is required here");
+      throw new LoginFailure(
+        loginStatus.authenticationFailure,
+        "it skipped the authentication that is required here",
+      );
     }
     const answers: TextPairs = [];
     for (const pair of pairs) {
@@ -278,13 +307,17 @@ export class TargetLogin {
   }
 
   #greet(answers: TextPairs): void {
-    if (this.#greeting && !this.#discovery) answers.push(["TargetPortalGroupTag", String(this.#host.portalGroupTag)]);
+    if (this.#greeting && !this.#discovery)
+      answers.push(["TargetPortalGroupTag", String(this.#host.portalGroupTag)]);
     this.#greeting = false;
   }
 
   #transit(request: Request, answers: TextPairs): { reply: LoginReply } | { agreement: LoginAgreement } {
     if (request.nextStage <= request.currentStage || request.nextStage === 2) {
-      throw new LoginFailure(loginStatus.initiatorError, `a transition from stage ${request.currentStage} to ${request.nextStage}`);
+      throw new LoginFailure(
+        loginStatus.initiatorError,
+        `a transition from stage ${request.currentStage} to ${request.nextStage}`,
+      );
     }
     this.#stage = request.nextStage;
     if (request.nextStage !== loginStage.fullFeature) {

@@ -9,4 +9,5 @@ export interface Nexus {
   readonly from: string;
 }
 
-export const nexusKey = (initiatorName: string, isid: Buffer): string => `${initiatorName},i,0x${isid.toString("hex")}`;
+export const nexusKey = (initiatorName: string, isid: Buffer): string =>
+  `${initiatorName},i,0x${isid.toString("hex")}`;

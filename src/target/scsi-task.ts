@@ -27,7 +27,10 @@ export interface ScsiResult {
 
 export const good: ScsiResult = { status: status.good };
 
-export function checkCondition(name: Condition, details: Omit<Sense, "key" | "asc" | "ascq"> = {}): ScsiResult {
+export function checkCondition(
+  name: Condition,
+  details: Omit<Sense, "key" | "asc" | "ascq"> = {},
+): ScsiResult {
   return { status: status.checkCondition, sense: sense(name, details) };
 }
 

@@ -58,10 +58,7 @@ export class FileVolume implements Volume {
    * Opens `path`. `blockBytes` applies to files; a device has its own.
    * @throws AgentError `volume_missing`, `volume_unreadable`, `volume_unsuitable`, `volume_in_use`, `volume_readonly`
    */
-  static async open(
-    path: string,
-    options: { writable: boolean; blockBytes?: number },
-  ): Promise<FileVolume> {
+  static async open(path: string, options: { writable: boolean; blockBytes?: number }): Promise<FileVolume> {
     const { writable } = options;
     const doing = `Cannot open "${path}" for ${writable ? "writing" : "reading"}`;
     let file: BlockFile;
@@ -71,8 +68,11 @@ export class FileVolume implements Volume {
       throw openError(doing, error);
     }
     try {
-      const blockBytes = file.blockDevice ? file.logicalBlockBytes : (options.blockBytes ?? fileBlockBytesDefault);
-      if (file.bytes === 0) throw new AgentError("volume_unsuitable", `${doing}: it is empty; a volume has at least one block`);
+      const blockBytes = file.blockDevice
+        ? file.logicalBlockBytes
+        : (options.blockBytes ?? fileBlockBytesDefault);
+      if (file.bytes === 0)
+        throw new AgentError("volume_unsuitable", `${doing}: it is empty; a volume has at least one block`);
       if (file.bytes % blockBytes !== 0) {
         throw new AgentError(
           "volume_unsuitable",
@@ -157,7 +157,11 @@ export class FileVolume implements Volume {
     return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
   }
 
-  async #identify(window: DigestWindow, output: "encode" | "decode", input: Buffer | undefined): Promise<DigestAnswer> {
+  async #identify(
+    window: DigestWindow,
+    output: "encode" | "decode",
+    input: Buffer | undefined,
+  ): Promise<DigestAnswer> {
     const blocks = windowBlocks(window, this.geometry);
     checkRange(this, window.lba, blocks);
     const { blockBytes } = this.geometry;
@@ -178,7 +182,9 @@ export class FileVolume implements Volume {
       values: result.values,
       extents: result.count,
       unreadable: error && {
-        lba: Math.floor((error.offsetBytes ?? (window.lba + result.count * window.extentBlocks) * blockBytes) / blockBytes),
+        lba: Math.floor(
+          (error.offsetBytes ?? (window.lba + result.count * window.extentBlocks) * blockBytes) / blockBytes,
+        ),
         reason: error.message,
       },
     };
@@ -195,7 +201,9 @@ export class FileVolume implements Volume {
   #error(verb: string, lba: number | undefined, blocks: number | undefined, cause: unknown): unknown {
     if (!(cause instanceof SystemError)) return cause;
     const at =
-      cause.offsetBytes === undefined || lba === undefined ? lba : Math.floor(cause.offsetBytes / this.geometry.blockBytes);
+      cause.offsetBytes === undefined || lba === undefined
+        ? lba
+        : Math.floor(cause.offsetBytes / this.geometry.blockBytes);
     const what = lba === undefined ? "" : `${blocks} blocks at LBA ${lba} of `;
     const found = at === lba || at === undefined ? cause.message : `${cause.message} at LBA ${at}`;
     const details = { cause, ...(at !== undefined && { lba: at }) };
@@ -203,9 +211,17 @@ export class FileVolume implements Volume {
       case "ENOSPC":
       case "EDQUOT":
       case "EFBIG":
-        return new AgentError("no_space", `Cannot ${verb} ${what}"${this.name}": ${found}; make room and run it again`, details);
+        return new AgentError(
+          "no_space",
+          `Cannot ${verb} ${what}"${this.name}": ${found}; make room and run it again`,
+          details,
+        );
       case "EIO":
-        return new AgentError("medium_error", `Cannot ${verb} ${what}"${this.name}": ${found}; check the medium and the kernel log`, details);
+        return new AgentError(
+          "medium_error",
+          `Cannot ${verb} ${what}"${this.name}": ${found}; check the medium and the kernel log`,
+          details,
+        );
       case "EROFS":
       case "EPERM":
       case "EBADF":
@@ -227,15 +243,27 @@ function openError(doing: string, cause: unknown): unknown {
       return new AgentError("volume_missing", `${doing}: ${cause.message}`, { cause });
     case "EACCES":
     case "EPERM":
-      return new AgentError("volume_unreadable", `${doing}: ${cause.message}; run as root or give this user access`, { cause });
+      return new AgentError(
+        "volume_unreadable",
+        `${doing}: ${cause.message}; run as root or give this user access`,
+        { cause },
+      );
     case "EISDIR":
     case "EINVAL":
-      return new AgentError("volume_unsuitable", `${doing}: it is neither a regular file nor a block device`, { cause });
+      return new AgentError(
+        "volume_unsuitable",
+        `${doing}: it is neither a regular file nor a block device`,
+        { cause },
+      );
     case "EROFS":
       return new AgentError("volume_readonly", `${doing}: ${cause.message}`, { cause });
     case "EBUSY":
     case "EAGAIN":
-      return new AgentError("volume_in_use", `${doing}: it is in use (${cause.message}); unmount it or stop who uses it`, { cause });
+      return new AgentError(
+        "volume_in_use",
+        `${doing}: it is in use (${cause.message}); unmount it or stop who uses it`,
+        { cause },
+      );
     default:
       return new AgentError("volume_unreadable", `${doing}: ${cause.message}`, { cause });
   }

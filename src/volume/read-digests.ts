@@ -4,7 +4,13 @@
 import { AgentError } from "../base/errors.ts";
 import { programOf } from "../digest/spec.ts";
 import { identifyMemory } from "../platform/block-file.ts";
-import { type DigestAnswer, type DigestWindow, type Geometry, type Unreadable, windowBlocks } from "./volume.ts";
+import {
+  type DigestAnswer,
+  type DigestWindow,
+  type Geometry,
+  type Unreadable,
+  windowBlocks,
+} from "./volume.ts";
 
 type Read = (lba: number, buffer: Buffer) => Promise<void>;
 

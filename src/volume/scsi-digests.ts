@@ -161,8 +161,14 @@ export class ScsiDigests {
     if (head.width !== (window.width === 16)) throw this.#violation("values of another width than asked for");
     const data = reply.subarray(answerHeader.bytes);
     const bytes = Math.ceil(extents * bytesEach);
-    if (extents > window.extents || (extents < window.extents && !partial) || (extents === window.extents && partial)) {
-      throw this.#violation(`${extents} values${partial ? " and an unreadable block" : ""}, asked were ${window.extents}`);
+    if (
+      extents > window.extents ||
+      (extents < window.extents && !partial) ||
+      (extents === window.extents && partial)
+    ) {
+      throw this.#violation(
+        `${extents} values${partial ? " and an unreadable block" : ""}, asked were ${window.extents}`,
+      );
     }
     if (head.availableLength + 4 !== answerHeader.bytes + bytes || data.length !== bytes) {
       throw this.#violation(`${data.length} bytes for ${extents} values`);
@@ -171,7 +177,8 @@ export class ScsiDigests {
     if (partial) {
       const lba = checkedNumber(head.unreadableLogicalBlockAddress) ?? -1;
       const first = window.lba + extents * window.extentBlocks;
-      if (lba < first || lba >= first + window.extentBlocks) throw this.#violation(`unreadable is LBA ${lba}`);
+      if (lba < first || lba >= first + window.extentBlocks)
+        throw this.#violation(`unreadable is LBA ${lba}`);
       unreadable = { lba, reason: `unrecovered read error at LBA ${lba}` };
     }
     return { extents, unreadable, data };

@@ -5,10 +5,22 @@
 // have dropped from the unit's cache are not reported as flushed: flush() then throws `not_proved`.
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
-import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, describeStatus, status } from "../scsi/command.ts";
-import { read16, synchronizeCache10, synchronizeCache16, write16, writeSame16 } from "../scsi/sbc-commands.ts";
-import { describeSense, isCondition, type Sense } from "../scsi/sense.ts";
 import type { Clock } from "../platform/clock.ts";
+import {
+  describeStatus,
+  type ScsiCommand,
+  type ScsiDevice,
+  type ScsiOutcome,
+  status,
+} from "../scsi/command.ts";
+import {
+  read16,
+  synchronizeCache10,
+  synchronizeCache16,
+  write16,
+  writeSame16,
+} from "../scsi/sbc-commands.ts";
+import { describeSense, isCondition, type Sense } from "../scsi/sense.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
@@ -57,7 +69,8 @@ export class ScsiVolume implements Volume {
       description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
     };
     const page = facts.vendorPage;
-    this.#digests = page && new ScsiDigests(this.name, page, device.cdbBytesMax >= 32, (c, s) => this.#execute(c, s));
+    this.#digests =
+      page && new ScsiDigests(this.name, page, device.cdbBytesMax >= 32, (c, s) => this.#execute(c, s));
     this.traits = {
       writable: !facts.writeProtected,
       thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
@@ -65,7 +78,9 @@ export class ScsiVolume implements Volume {
       digestsOffered: page?.digests.map((entry) => entry.text),
       windowExtentsMax: page ? Math.min(65535, page.mostExtents) : 65535,
       windowBytesMax: page ? page.mostBytes : 8 * 1024 * 1024,
-      windowsInFlight: page ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands)) : windowsInFlightMax,
+      windowsInFlight: page
+        ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands))
+        : windowsInFlightMax,
     };
     const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
     if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
@@ -118,7 +133,12 @@ export class ScsiVolume implements Volume {
     });
   }
 
-  async write(lba: number, pieces: readonly Buffer[], options: WriteOptions = {}, signal?: AbortSignal): Promise<void> {
+  async write(
+    lba: number,
+    pieces: readonly Buffer[],
+    options: WriteOptions = {},
+    signal?: AbortSignal,
+  ): Promise<void> {
     const { blockBytes } = this.geometry;
     const length = lengthOf(pieces);
     checkRange(this, lba, length / blockBytes);
@@ -138,7 +158,12 @@ export class ScsiVolume implements Volume {
     });
   }
 
-  async zero(lba: number, blocks: number, options: { unmap?: boolean } = {}, signal?: AbortSignal): Promise<void> {
+  async zero(
+    lba: number,
+    blocks: number,
+    options: { unmap?: boolean } = {},
+    signal?: AbortSignal,
+  ): Promise<void> {
     checkRange(this, lba, blocks);
     this.#unflushedSince ??= this.#epoch;
     const { blockBytes } = this.geometry;
@@ -238,7 +263,8 @@ export class ScsiVolume implements Volume {
       try {
         return await action(this.#digests!);
       } catch (error) {
-        if (!(error instanceof AgentError) || error.code !== "command_failed" || epoch === this.#epoch) throw error;
+        if (!(error instanceof AgentError) || error.code !== "command_failed" || epoch === this.#epoch)
+          throw error;
       }
     }
   }
@@ -253,14 +279,16 @@ export class ScsiVolume implements Volume {
       steps.push(step(done, Math.min(this.#transferBlocksMax, blocks - done)));
     }
     // Buffers stay lent until the last of them is done.
-    for (const result of await Promise.allSettled(steps)) if (result.status === "rejected") throw result.reason;
+    for (const result of await Promise.allSettled(steps))
+      if (result.status === "rejected") throw result.reason;
   }
 
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
     this.#epoch++;
     const now = await readUnitFacts(execute, this.name);
     const keys = unitKeys(now);
-    const same = keys.length === this.identity.keys.length && keys.every((key, i) => key === this.identity.keys[i]);
+    const same =
+      keys.length === this.identity.keys.length && keys.every((key, i) => key === this.identity.keys[i]);
     if (!same) {
       throw new AgentError(
         "identity_mismatch",
@@ -269,7 +297,10 @@ export class ScsiVolume implements Volume {
       );
     }
     if (now.blocks !== this.geometry.blocks || now.blockBytes !== this.geometry.blockBytes) {
-      throw new AgentError("size_mismatch", `${this.name} has another size after the reconnection; nothing more was written`);
+      throw new AgentError(
+        "size_mismatch",
+        `${this.name} has another size after the reconnection; nothing more was written`,
+      );
     }
   }
 
@@ -320,7 +351,8 @@ export class ScsiVolume implements Volume {
       case 0x4:
         return new AgentError("medium_error", message, options);
       case 0x7:
-        if (isCondition(sense, "spaceAllocationFailed")) return new AgentError("no_space", `${message}; make room at the target`);
+        if (isCondition(sense, "spaceAllocationFailed"))
+          return new AgentError("no_space", `${message}; make room at the target`);
         return new AgentError("volume_readonly", message);
       case 0x5:
         if (isCondition(sense, "logicalUnitNotSupported")) return new AgentError("volume_missing", message);

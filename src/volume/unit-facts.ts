@@ -114,17 +114,21 @@ function namesOf(page: Buffer | undefined): string[] {
     .flatMap((each) => {
       const prefix = naming[each.type];
       if (prefix !== undefined) {
-        const text = each.codeSet === 1 ? each.designator.toString("hex") : each.designator.toString("latin1").trim();
+        const text =
+          each.codeSet === 1 ? each.designator.toString("hex") : each.designator.toString("latin1").trim();
         return [`${prefix}.${text}`];
       }
-      return each.type === designatorType.scsiNameString ? [each.designator.toString("utf8").replace(/\0+$/, "")] : [];
+      return each.type === designatorType.scsiNameString
+        ? [each.designator.toString("utf8").replace(/\0+$/, "")]
+        : [];
     });
 }
 
 /** @throws AgentError `volume_unsuitable` for what is no disk or not ready; whatever `execute` throws */
 export async function readUnitFacts(execute: Execute, name: string): Promise<UnitFacts> {
   const first = await ask(execute, inquiry.encode({ allocationLength: 36 }), 36);
-  if (!first || first.length < 36) throw new AgentError("volume_unsuitable", `Cannot use ${name}: no answer to INQUIRY`);
+  if (!first || first.length < 36)
+    throw new AgentError("volume_unsuitable", `Cannot use ${name}: no answer to INQUIRY`);
   const standard = standardInquiry.decode(first);
   if (standard.peripheralQualifier !== 0) {
     throw new AgentError("volume_missing", `Cannot use ${name}: the target has no such logical unit`);
@@ -139,12 +143,17 @@ export async function readUnitFacts(execute: Execute, name: string): Promise<Uni
 
   const listed = new Set(decodeVpdPage((await askPage(execute, 0x00, 255)) ?? Buffer.alloc(0), 0x00) ?? []);
   const page = async (code: number, bytes: number) =>
-    listed.has(code) ? decodeVpdPage((await askPage(execute, code, bytes)) ?? Buffer.alloc(0), code) : undefined;
+    listed.has(code)
+      ? decodeVpdPage((await askPage(execute, code, bytes)) ?? Buffer.alloc(0), code)
+      : undefined;
   const serial = (await page(0x80, 255))?.toString("latin1").trim() ?? "";
   const designators = namesOf(await page(0x83, 1024));
   const capacity = await capacityOf(execute, name);
   if (![512, 1024, 2048, 4096].includes(capacity.blockBytes)) {
-    throw new AgentError("volume_unsuitable", `Cannot use ${name}: logical blocks of ${capacity.blockBytes} bytes`);
+    throw new AgentError(
+      "volume_unsuitable",
+      `Cannot use ${name}: logical blocks of ${capacity.blockBytes} bytes`,
+    );
   }
 
   let transferBlocksMax = 0;
@@ -164,7 +173,11 @@ export async function readUnitFacts(execute: Execute, name: string): Promise<Uni
       unmapByWriteSame = (bytes[5]! & 0x40) !== 0;
     }
   }
-  const mode = await ask(execute, modeSense6.encode({ dbd: true, pageCode: 0x3f, allocationLength: 192 }), 192);
+  const mode = await ask(
+    execute,
+    modeSense6.encode({ dbd: true, pageCode: 0x3f, allocationLength: 192 }),
+    192,
+  );
   const vendorBytes = listed.has(vendorPageCode) ? await askPage(execute, vendorPageCode, 8192) : undefined;
   return {
     vendor: standard.vendorIdentification,
@@ -189,6 +202,7 @@ export function unitKeys(facts: UnitFacts): string[] {
   const keys: string[] = [];
   if (facts.vendorPage) keys.push(`uuid:${facts.vendorPage.volumeUuid}`);
   for (const name of facts.designators) keys.push(`unit:${name}`);
-  if (keys.length === 0 && facts.serial !== "") keys.push(`unit:${facts.vendor}:${facts.product}:${facts.serial}`);
+  if (keys.length === 0 && facts.serial !== "")
+    keys.push(`unit:${facts.vendor}:${facts.product}:${facts.serial}`);
   return keys;
 }

@@ -8,8 +8,8 @@
 //   its extent and names the block. An answer never contains a value for an extent that was not read whole.
 // - Buffers are lent until the promise settles.
 import { AgentError } from "../base/errors.ts";
-import type { DigestSpec } from "../digest/spec.ts";
 import type { ValueWidth } from "../digest/encoding.ts";
+import type { DigestSpec } from "../digest/spec.ts";
 
 export interface Geometry {
   /** Bytes of a logical block: 512 or 4096. */
@@ -109,7 +109,11 @@ export interface Volume extends AsyncDisposable {
   flush(signal?: AbortSignal): Promise<void>;
 
   /** The first run of mapped blocks at or behind `lba` within `blocks`; undefined if all of it is a hole. */
-  nextData(lba: number, blocks: number, signal?: AbortSignal): Promise<{ lba: number; blocks: number } | undefined>;
+  nextData(
+    lba: number,
+    blocks: number,
+    signal?: AbortSignal,
+  ): Promise<{ lba: number; blocks: number } | undefined>;
 
   /** Encode mode: AES-128(K, B) of each extent, `width` bytes each. */
   encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer>;
