@@ -63,7 +63,6 @@ interface Waiting {
   held: unknown;
 }
 
-const numbersPerOperation = 7;
 const waiting = new Map<number, Waiting>();
 let nextTag = 1;
 let started = false;

@@ -3,7 +3,7 @@
 // Source: SAM-5, 5.14 (unit attention conditions). Attentions of one nexus are bounded: an equal one that is pending
 // already is not queued again.
 import type { Clock } from "../platform/clock.ts";
-import { parseUuid } from "../scsi/inquiry-data.ts";
+import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { type Condition, type Sense, sense } from "../scsi/sense.ts";
 import type { Volume } from "../volume/volume.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
@@ -33,6 +33,10 @@ export class LogicalUnit {
     this.readonly = options.readonly;
     this.uuid = parseUuid(options.uuid);
     this.#clock = options.clock;
+  }
+
+  get volumeUuid(): string {
+    return formatUuid(this.uuid);
   }
 
   get serialNumber(): string {

@@ -11,6 +11,8 @@ export interface ScsiRequest {
   readonly cdb: Buffer;
   /** What arrived of the Data-Out. */
   readonly dataOut: readonly Buffer[];
+  /** The most Data-In that the initiator takes. */
+  readonly dataInBytesMax: number;
   readonly signal: AbortSignal;
 }
 
@@ -19,8 +21,8 @@ export interface ScsiResult {
   readonly sense?: Sense;
   /** Everything that the command yields; the transport cuts it to what the initiator takes. */
   readonly dataIn?: readonly Buffer[];
-  /** Bytes of Data-Out that the command is about, where that is not what arrived: for the residual. */
-  readonly dataOutBytes?: number;
+  /** Bytes that the command would have transferred, where that is not what `dataIn` holds: for the residual. */
+  readonly transferBytes?: number;
   /** Gives the buffers of `dataIn` back, once they are sent. */
   readonly release?: () => void;
 }

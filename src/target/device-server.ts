@@ -1,0 +1,144 @@
+// The device server: takes a command for a LUN, finds its entry, and gives the result. It knows no transport.
+//
+// Guarantees: every request gets a result, whatever its bytes are; a pending unit attention is reported before a
+// command is carried out (SAM-5, 5.14); nothing reaches a volume unless its LUN is here.
+
+import { BufferPool } from "../base/buffer-pool.ts";
+import { LayoutError } from "../base/layout.ts";
+import { MiB } from "../base/units.ts";
+import { status } from "../scsi/command.ts";
+import { encodeSense, sense } from "../scsi/sense.ts";
+import { inquiry, reportLuns, requestSense } from "../scsi/spc-commands.ts";
+import { blockCommands } from "./block-commands.ts";
+import { type Command, CommandTable, serviceActionOf } from "./command-table.ts";
+import { digestCommands } from "./digest-commands.ts";
+import type { LogicalUnit } from "./logical-unit.ts";
+import type { Nexus } from "./nexus.ts";
+import { inquiryResult, primaryCommands, reportLunsResult } from "./primary-commands.ts";
+import { provisioningCommands } from "./provisioning-commands.ts";
+import {
+  checkCondition,
+  dataInResult,
+  invalidCdbField,
+  type ScsiRequest,
+  type ScsiResult,
+} from "./scsi-task.ts";
+import type { TargetNames } from "./vpd-pages.ts";
+
+const idleBytesMax = 32 * MiB;
+const naca = 0x04;
+
+/** Where CONTROL stands: at the CDB's end, but in byte 1 of a variable-length CDB (SAM-5, 5.2). */
+const controlByte = (cdb: Buffer, layoutBytes: number) => (cdb[0] === 0x7f ? cdb[1]! : cdb[layoutBytes - 1]!);
+
+/** The LUN of an eight-byte LUN field, or undefined for one that cannot be here (SAM-5, 4.7). */
+export function lunOf(field: bigint): number | undefined {
+  if ((field & 0xffff_ffff_ffffn) !== 0n) return undefined;
+  const first = Number(field >> 48n);
+  switch (first >> 14) {
+    case 0: // peripheral device addressing; bus 0 only
+      return first < 256 ? first : undefined;
+    case 1: // flat space addressing
+      return first & 0x3fff;
+    default:
+      return undefined;
+  }
+}
+
+export class DeviceServer {
+  readonly names: TargetNames;
+  readonly #units: ReadonlyMap<number, LogicalUnit>;
+  readonly #table: CommandTable;
+
+  constructor(names: TargetNames, units: readonly LogicalUnit[]) {
+    this.names = names;
+    this.#units = new Map(units.map((unit) => [unit.lun, unit]));
+    const luns = units.map((unit) => unit.lun);
+    this.#table = new CommandTable([
+      ...primaryCommands({ names, luns: () => luns, table: () => this.#table }),
+      ...blockCommands(new BufferPool(idleBytesMax)),
+      ...provisioningCommands,
+      ...digestCommands,
+    ]);
+  }
+
+  get units(): readonly LogicalUnit[] {
+    return [...this.#units.values()];
+  }
+
+  unit(lunField: bigint): LogicalUnit | undefined {
+    const lun = lunOf(lunField);
+    return lun === undefined ? undefined : this.#units.get(lun);
+  }
+
+  nexusBegan(nexus: Nexus): void {
+    for (const unit of this.#units.values()) unit.nexusBegan(nexus);
+  }
+
+  nexusEnded(nexus: Nexus): void {
+    for (const unit of this.#units.values()) unit.nexusEnded(nexus);
+  }
+
+  /** The Data-Out that the CDB asks for, and the memory that its Data-In will take: bytes. */
+  transferOf(lunField: bigint, cdb: Buffer): { dataOut: number; dataIn: number } {
+    const unit = this.unit(lunField);
+    const entry = this.#table.find(cdb);
+    if (!unit || !entry || cdb.length < entry.layout.bytes) return { dataOut: 0, dataIn: 0 };
+    const { blockBytes } = unit.volume.geometry;
+    try {
+      return { dataOut: entry.dataOutBytes(cdb, blockBytes), dataIn: entry.dataInBytes(cdb, blockBytes) };
+    } catch (error) {
+      if (error instanceof LayoutError) return { dataOut: 0, dataIn: 0 };
+      throw error;
+    }
+  }
+
+  async execute(request: ScsiRequest): Promise<ScsiResult> {
+    const unit = this.unit(request.lun);
+    if (!unit) return this.#withoutUnit(request);
+    const entry = this.#table.find(request.cdb);
+    if (!entry?.passesAttentions) {
+      const attention = unit.takeAttention(request.nexus);
+      if (attention) return { status: status.checkCondition, sense: attention };
+    }
+    const wrong = this.#check(request.cdb, entry);
+    if (wrong) return wrong;
+    try {
+      return await entry!.run(unit, request);
+    } catch (error) {
+      if (error instanceof LayoutError) return invalidCdbField(error.byte, error.bit);
+      throw error;
+    }
+  }
+
+  #check(cdb: Buffer, entry: Command | undefined): ScsiResult | undefined {
+    if (!entry) {
+      if (!this.#table.hasOperationCode(cdb[0]!)) return checkCondition("invalidOperationCode");
+      // The operation code is known, its service action is not.
+      const action = serviceActionOf(cdb);
+      return cdb[0] === 0x7f
+        ? invalidCdbField(action === -1 ? 7 : 8)
+        : invalidCdbField(1, cdb[0] === 0xd1 ? 7 : 4);
+    }
+    if (cdb.length < entry.layout.bytes) return invalidCdbField(7);
+    if ((controlByte(cdb, entry.layout.bytes) & naca) !== 0) {
+      return invalidCdbField(cdb[0] === 0x7f ? 1 : entry.layout.bytes - 1, 2);
+    }
+    return undefined;
+  }
+
+  #withoutUnit({ cdb }: ScsiRequest): ScsiResult {
+    switch (cdb[0]) {
+      case 0x12:
+        return inquiryResult(undefined, this.names, inquiry.decode(cdb));
+      case 0xa0:
+        return reportLunsResult([...this.#units.keys()], reportLuns.decode(cdb));
+      case 0x03: {
+        const { desc, allocationLength } = requestSense.decode(cdb);
+        return dataInResult(encodeSense(sense("logicalUnitNotSupported"), desc), allocationLength);
+      }
+      default:
+        return checkCondition("logicalUnitNotSupported");
+    }
+  }
+}

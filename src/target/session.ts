@@ -1,0 +1,509 @@
+// A session in full-feature phase: commands in their order, data, task management, and what keeps it bounded.
+//
+// Guarantees: commands are taken in the order of CmdSN, none twice; at most `window` are under way; every command that
+// is taken is answered once, unless it is aborted, and then never. What the initiator must not send is rejected and
+// ends the connection (error recovery level 0). After end() nothing is sent, and ended() waits for what still executes.
+//
+// Source: RFC 7143, 4.2.2 (numbering), 4.2.5 (data), 11.5 (task management).
+
+import type { Semaphore } from "../base/async.ts";
+import { LayoutError } from "../base/layout.ts";
+import { additionalHeaders, ahsTypeExtendedCdb, FramingError, type Pdu } from "../iscsi/framing.ts";
+import type { Parameters } from "../iscsi/negotiation.ts";
+import * as wire from "../iscsi/pdu.ts";
+import { serialAdd, serialBefore, serialDistance } from "../iscsi/serial.ts";
+import { decodeText, encodeText, TextError, type TextPairs, textBytesMax } from "../iscsi/text.ts";
+import type { DeviceServer } from "./device-server.ts";
+import type { Nexus } from "./nexus.ts";
+import { type Numbers, sendResult } from "./responses.ts";
+import { checkCondition, type ScsiResult } from "./scsi-task.ts";
+import { PduViolation, TargetTask } from "./target-task.ts";
+import { manageTasks } from "./task-management.ts";
+
+/** The connection, as the session sees it. */
+export interface SessionLink {
+  send(header: Buffer, data?: readonly Buffer[], onSent?: () => void): void;
+  /** Sends what is queued, then closes. */
+  finish(why: string): void;
+}
+
+/** The target around the session. */
+export interface SessionHost {
+  readonly deviceServer: DeviceServer;
+  /** Memory for data in flight, of all sessions. */
+  readonly memory: Semaphore;
+  /** Aborts the tasks of all sessions for which `which` is true; resolves when none of them executes any more. */
+  abortTasks(which: (session: TargetSession, task: TargetTask) => boolean): Promise<void>;
+  /** Closes every connection, after the reply that is queued. */
+  dropAll(why: string): void;
+  sendTargets(asked: string, session: TargetSession): TextPairs | undefined;
+  log(level: "info" | "warning" | "error", message: string): void;
+}
+
+export interface SessionStart {
+  readonly nexus: Nexus;
+  /** Undefined for a discovery session. */
+  readonly targetName: string | undefined;
+  readonly tsih: number;
+  readonly cid: number;
+  readonly parameters: Parameters;
+  readonly cmdSN: number;
+  readonly window: number;
+  /** Memory for this connection's data in flight. */
+  readonly memory: Semaphore;
+}
+
+const abortedRememberedMax = 256;
+const { rejectReason: reason } = wire;
+
+export class TargetSession {
+  readonly start: SessionStart;
+  readonly tasks = new Map<number, TargetTask>();
+  readonly host: SessionHost;
+  readonly link: SessionLink;
+  #expCmdSN: number;
+  #maxCmdSN: number;
+  #statSN = 0;
+  #nextTransferTag = 1;
+  #over = false;
+  /** Commands that came before their turn, by CmdSN. */
+  readonly #early = new Map<number, Pdu>();
+  /** Tasks whose late Data-Out is to be ignored. */
+  readonly #aborted = new Set<number>();
+  #text: Buffer[] = [];
+  readonly #numbers: Numbers;
+
+  constructor(start: SessionStart, host: SessionHost, link: SessionLink) {
+    this.start = start;
+    this.host = host;
+    this.link = link;
+    this.#expCmdSN = start.cmdSN;
+    this.#maxCmdSN = serialAdd(start.cmdSN, start.window - 1);
+    const session = this;
+    this.#numbers = {
+      nextStatSN() {
+        const statSN = session.#statSN;
+        session.#statSN = serialAdd(statSN, 1);
+        return statSN;
+      },
+      get expCmdSN() {
+        return session.#expCmdSN;
+      },
+      get maxCmdSN() {
+        return session.#openWindow();
+      },
+    };
+  }
+
+  get numbers(): Numbers {
+    return this.#numbers;
+  }
+
+  get nexus(): Nexus {
+    return this.start.nexus;
+  }
+
+  /** Called once, before the first PDU: the StatSN that follows the login's last. */
+  beginStatSN(statSN: number): void {
+    this.#statSN = statSN;
+  }
+
+  /** Nothing is sent from here on; tasks are aborted. */
+  end(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#early.clear();
+    for (const task of [...this.tasks.values()]) this.abortTask(task);
+  }
+
+  /** Resolves when nothing executes any more. */
+  async ended(): Promise<void> {
+    await Promise.all([...this.tasks.values()].map((task) => task.settled));
+  }
+
+  /** NOP-In that asks for an answer. */
+  ping(): void {
+    this.#send(
+      wire.nopInPdu.encode({
+        initiatorTaskTag: wire.noTag,
+        targetTransferTag: this.#transferTag(),
+        statSN: this.#statSN, // not advanced (11.19.2)
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+      }),
+    );
+  }
+
+  /** Takes one PDU, whatever it holds. */
+  receive(pdu: Pdu): void {
+    if (this.#over) return;
+    try {
+      if (!pdu.dataIntact) throw new PduViolation(reason.dataDigestError, "a wrong data digest");
+      this.#dispatch(pdu);
+    } catch (error) {
+      const why = this.#violationOf(error);
+      if (!why) throw error;
+      this.#reject(why.reason, pdu.header);
+      this.link.finish(`it broke the protocol: ${why.message}`);
+    }
+  }
+
+  #violationOf(error: unknown): PduViolation | undefined {
+    if (error instanceof PduViolation) return error;
+    if (error instanceof LayoutError || error instanceof TextError) {
+      return new PduViolation(reason.invalidPduField, error.message);
+    }
+    return error instanceof FramingError ? new PduViolation(reason.protocolError, error.message) : undefined;
+  }
+
+  // --- numbers ---
+
+  /** MaxCmdSN: it never goes back, and leaves room for `window` tasks. */
+  #openWindow(): number {
+    const free = this.start.window - this.tasks.size - this.#early.size;
+    const next = serialAdd(this.#expCmdSN, Math.max(0, free) - 1);
+    if (serialBefore(this.#maxCmdSN, next)) this.#maxCmdSN = next;
+    return this.#maxCmdSN;
+  }
+
+  #transferTag(): number {
+    const tag = this.#nextTransferTag;
+    this.#nextTransferTag = tag === 0xfffffffe ? 1 : tag + 1;
+    return tag;
+  }
+
+  #send(header: Buffer, data?: readonly Buffer[], onSent?: () => void): void {
+    if (this.#over) onSent?.();
+    else this.link.send(header, data, onSent);
+  }
+
+  #reject(code: number, header: Buffer): void {
+    this.#send(
+      wire.rejectPdu.encode({
+        reason: code,
+        statSN: this.#numbers.nextStatSN(),
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+      }),
+      [Buffer.from(header)],
+    );
+  }
+
+  // --- receiving ---
+
+  #dispatch(pdu: Pdu): void {
+    const { header } = pdu;
+    const opcode = header[0]! & 0x3f;
+    if (opcode === wire.opcode.dataOut) {
+      this.#dataOut(pdu);
+      return;
+    }
+    const immediate = (header[0]! & 0x40) !== 0;
+    const cmdSN = header.readUInt32BE(24);
+    if (immediate) {
+      this.#carryOut(opcode, pdu);
+      return;
+    }
+    // Outside the window, or seen before: ignored (4.2.2.1).
+    if (serialBefore(cmdSN, this.#expCmdSN) || serialBefore(this.#openWindow(), cmdSN)) return;
+    if (cmdSN !== this.#expCmdSN) {
+      this.#early.set(cmdSN, pdu);
+      return;
+    }
+    this.#expCmdSN = serialAdd(cmdSN, 1);
+    this.#carryOut(opcode, pdu);
+    for (;;) {
+      const next = this.#early.get(this.#expCmdSN);
+      if (!next || this.#over) return;
+      this.#early.delete(this.#expCmdSN);
+      this.#expCmdSN = serialAdd(this.#expCmdSN, 1);
+      this.#carryOut(next.header[0]! & 0x3f, next);
+    }
+  }
+
+  #carryOut(opcode: number, pdu: Pdu): void {
+    const discovery = this.start.targetName === undefined;
+    switch (opcode) {
+      case wire.opcode.scsiCommand:
+        if (discovery) throw new PduViolation(reason.protocolError, "a SCSI command in a discovery session");
+        this.#scsiCommand(pdu);
+        return;
+      case wire.opcode.taskManagementRequest:
+        if (discovery) throw new PduViolation(reason.protocolError, "task management in a discovery session");
+        void manageTasks(this, wire.taskManagementRequestPdu.decode(pdu.header)).then((response) => {
+          this.#answerManagement(pdu.header.readUInt32BE(16), response);
+        });
+        return;
+      case wire.opcode.nopOut:
+        this.#nopOut(pdu);
+        return;
+      case wire.opcode.textRequest:
+        this.#textRequest(pdu);
+        return;
+      case wire.opcode.logoutRequest:
+        this.#logout(pdu);
+        return;
+      case wire.opcode.snackRequest:
+        this.#reject(reason.snackReject, pdu.header); // error recovery level 0 has none
+        return;
+      case wire.opcode.loginRequest:
+        throw new PduViolation(reason.protocolError, "a login request in full-feature phase");
+      default:
+        this.#reject(reason.commandNotSupported, pdu.header);
+    }
+  }
+
+  #cdbOf(pdu: Pdu, cdb: Buffer): Buffer {
+    let whole = cdb;
+    for (const { type, specific } of additionalHeaders(pdu.ahs)) {
+      if (type !== ahsTypeExtendedCdb)
+        throw new PduViolation(reason.invalidPduField, `an AHS of type ${type}`);
+      if (whole !== cdb) throw new PduViolation(reason.invalidPduField, "two extended CDBs");
+      whole = Buffer.concat([cdb, specific.subarray(1)]);
+    }
+    return whole === cdb ? Buffer.from(cdb) : whole;
+  }
+
+  #scsiCommand(pdu: Pdu): void {
+    const head = wire.scsiCommandPdu.decode(pdu.header);
+    const { parameters } = this.start;
+    if (this.tasks.has(head.initiatorTaskTag) || head.initiatorTaskTag === wire.noTag) {
+      throw new PduViolation(reason.taskInProgress, `the task tag ${head.initiatorTaskTag} is in use`);
+    }
+    if (head.immediate && this.tasks.size >= 2 * this.start.window) {
+      this.#reject(reason.immediateCommandReject, pdu.header);
+      return;
+    }
+    const expected = head.expectedDataTransferLength;
+    if (pdu.dataLength > 0) {
+      if (!head.write || !parameters.ImmediateData) {
+        throw new PduViolation(reason.protocolError, "immediate data that was not agreed upon");
+      }
+      if (pdu.dataLength > Math.min(parameters.FirstBurstLength, expected)) {
+        throw new PduViolation(
+          reason.protocolError,
+          "more immediate data than FirstBurstLength or than expected",
+        );
+      }
+    }
+    if (!head.final && (!head.write || parameters.InitialR2T)) {
+      throw new PduViolation(reason.protocolError, "unsolicited data is announced that was not agreed upon");
+    }
+    const cdb = this.#cdbOf(pdu, head.cdb);
+    const transfer = this.host.deviceServer.transferOf(head.lun, cdb);
+    const task = new TargetTask({
+      ...head,
+      cdb,
+      dataOutWanted: transfer.dataOut,
+      unsolicitedBytesMax: head.final ? 0 : Math.min(parameters.FirstBurstLength, expected),
+    });
+    this.tasks.set(head.initiatorTaskTag, task);
+    this.#aborted.delete(head.initiatorTaskTag);
+    task.takeImmediate(pdu.data, pdu.dataLength);
+    const dataIn = head.read ? Math.min(transfer.dataIn, expected) : 0;
+    const bytes = dataIn + task.missing;
+    if (head.read && head.write) this.#finish(task, checkCondition("invalidFieldInCdb"));
+    else if (bytes === 0) this.#advance(task);
+    else void this.#withMemory(task, bytes);
+  }
+
+  async #withMemory(task: TargetTask, bytes: number): Promise<void> {
+    // The connection's share first: one that is at its limit must not hold up others.
+    const own = await this.start.memory.acquire(bytes);
+    const shared = await this.host.memory.acquire(bytes);
+    const release = () => {
+      shared();
+      own();
+    };
+    if (task.state === "settled") release();
+    else {
+      task.memory = release;
+      this.#advance(task);
+    }
+  }
+
+  /** Goes on with a task: asks for data that is missing, or executes. */
+  #advance(task: TargetTask): void {
+    if (task.state !== "collecting" || task.aborted) return;
+    if (task.complete) {
+      void this.#execute(task);
+      return;
+    }
+    if (!task.quiet || task.missing === 0) return;
+    if (task.memory === undefined) return; // it will be granted
+    const targetTransferTag = this.#transferTag();
+    const { bufferOffset, length, r2tSN } = task.beginBurst(
+      targetTransferTag,
+      this.start.parameters.MaxBurstLength,
+    );
+    this.#send(
+      wire.r2tPdu.encode({
+        lun: task.start.lun,
+        initiatorTaskTag: task.start.initiatorTaskTag,
+        targetTransferTag,
+        statSN: this.#statSN,
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+        r2tSN,
+        bufferOffset,
+        desiredDataTransferLength: length,
+      }),
+    );
+  }
+
+  #dataOut(pdu: Pdu): void {
+    const header = wire.dataOutPdu.decode(pdu.header);
+    const task = this.tasks.get(header.initiatorTaskTag);
+    if (!task || task.aborted) {
+      if (task || this.#aborted.has(header.initiatorTaskTag)) return;
+      throw new PduViolation(reason.protocolError, "Data-Out for a task that does not exist");
+    }
+    task.takeDataOut(header, pdu);
+    this.#advance(task);
+  }
+
+  // --- executing and answering ---
+
+  async #execute(task: TargetTask): Promise<void> {
+    task.state = "executing";
+    let result: ScsiResult;
+    try {
+      result = await this.host.deviceServer.execute({
+        nexus: this.nexus,
+        lun: task.start.lun,
+        cdb: task.start.cdb,
+        dataOut: task.dataOut,
+        dataInBytesMax: task.start.read ? task.start.expectedDataTransferLength : 0,
+        signal: task.abort.signal,
+      });
+    } catch (error) {
+      this.host.log("error", `a command failed by a fault of this program: ${(error as Error).stack}`);
+      result = checkCondition("internalTargetFailure");
+    }
+    this.#finish(task, result);
+  }
+
+  #finish(task: TargetTask, result: ScsiResult): void {
+    this.tasks.delete(task.start.initiatorTaskTag);
+    if (task.aborted || this.#over) {
+      result.release?.();
+      task.settle();
+      return;
+    }
+    // Memory of Data-In is free when the kernel has taken it.
+    const { memory } = task;
+    const { release } = result;
+    task.memory = undefined;
+    const sent = () => {
+      release?.();
+      memory?.();
+    };
+    sendResult(
+      task,
+      { ...result, release: sent },
+      this.#numbers,
+      {
+        segmentBytesMax: this.start.parameters.MaxRecvDataSegmentLength,
+        burstBytesMax: this.start.parameters.MaxBurstLength,
+      },
+      (header, data, onSent) => this.#send(header, data, onSent),
+    );
+    task.settle();
+  }
+
+  /** The task is never answered; what it executes is left to end. */
+  abortTask(task: TargetTask): void {
+    task.abort.abort();
+    this.#aborted.add(task.start.initiatorTaskTag);
+    if (this.#aborted.size > abortedRememberedMax) this.#aborted.delete(this.#aborted.values().next().value!);
+    if (task.state !== "collecting") return;
+    this.tasks.delete(task.start.initiatorTaskTag);
+    task.settle();
+  }
+
+  #answerManagement(initiatorTaskTag: number, response: number): void {
+    this.#send(
+      wire.taskManagementResponsePdu.encode({
+        response,
+        initiatorTaskTag,
+        statSN: this.#numbers.nextStatSN(),
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+      }),
+    );
+  }
+
+  #nopOut(pdu: Pdu): void {
+    const nop = wire.nopOutPdu.decode(pdu.header);
+    if (nop.initiatorTaskTag === wire.noTag) return; // the answer to a NOP-In of ours
+    const bytes = Math.min(pdu.dataLength, this.start.parameters.MaxRecvDataSegmentLength);
+    this.#send(
+      wire.nopInPdu.encode({
+        lun: nop.lun,
+        initiatorTaskTag: nop.initiatorTaskTag,
+        targetTransferTag: wire.noTag,
+        statSN: this.#numbers.nextStatSN(),
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+      }),
+      bytes === 0 ? undefined : [Buffer.concat(pdu.data).subarray(0, bytes)],
+    );
+  }
+
+  #textRequest(pdu: Pdu): void {
+    const request = wire.textRequestPdu.decode(pdu.header);
+    if (request.final && request.continue)
+      throw new PduViolation(reason.protocolError, "F and C are set at once");
+    this.#text.push(Buffer.concat(pdu.data));
+    if (this.#text.reduce((sum, piece) => sum + piece.length, 0) > textBytesMax) {
+      throw new PduViolation(reason.protocolError, "too much text");
+    }
+    let pairs: TextPairs = [];
+    if (!request.continue) {
+      for (const [key, value] of decodeText(Buffer.concat(this.#text))) {
+        const found = key === "SendTargets" ? this.host.sendTargets(value, this) : undefined;
+        pairs = pairs.concat(found ?? [[key, key === "SendTargets" ? "Reject" : "NotUnderstood"]]);
+      }
+      this.#text = [];
+    }
+    const text = encodeText(pairs);
+    if (text.length > this.start.parameters.MaxRecvDataSegmentLength) {
+      throw new PduViolation(reason.longOperationReject, "the initiator takes too little text");
+    }
+    const more = !request.final;
+    this.#send(
+      wire.textResponsePdu.encode({
+        final: !more,
+        lun: request.lun,
+        initiatorTaskTag: request.initiatorTaskTag,
+        targetTransferTag: more ? this.#transferTag() : wire.noTag,
+        statSN: this.#numbers.nextStatSN(),
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+      }),
+      text.length === 0 ? undefined : [text],
+    );
+  }
+
+  #logout(pdu: Pdu): void {
+    const request = wire.logoutRequestPdu.decode(pdu.header);
+    const closesSession = request.reasonCode === 0;
+    const closesConnection = request.reasonCode === 1 && request.cid === this.start.cid;
+    const response = closesSession || closesConnection ? 0 : request.reasonCode === 2 ? 2 : 1;
+    this.#send(
+      wire.logoutResponsePdu.encode({
+        response,
+        initiatorTaskTag: request.initiatorTaskTag,
+        statSN: this.#numbers.nextStatSN(),
+        expCmdSN: this.#expCmdSN,
+        maxCmdSN: this.#openWindow(),
+      }),
+    );
+    if (response === 0) this.link.finish("it logged out");
+  }
+
+  /** How far `cmdSN` lies behind what has been taken; for task management. */
+  isTaken(cmdSN: number): boolean {
+    return serialDistance(cmdSN, this.#expCmdSN) > 0;
+  }
+}

@@ -1,0 +1,64 @@
+// Task management functions: which tasks end, what other initiators are told, and when the function is complete.
+//
+// Guarantees: the response is given only when none of the tasks concerned executes any more, so that an initiator that
+// repeats a write elsewhere is never overtaken by the old one.
+//
+// Source: RFC 7143, 11.5, 11.6; SAM-5, 7.
+import { taskFunction, type taskManagementRequestPdu, taskResponse } from "../iscsi/pdu.ts";
+import type { LogicalUnit } from "./logical-unit.ts";
+import type { TargetSession } from "./session.ts";
+
+type Request = ReturnType<typeof taskManagementRequestPdu.decode>;
+
+async function abortOne(session: TargetSession, request: Request): Promise<number> {
+  const task = session.tasks.get(request.referencedTaskTag);
+  if (!task) {
+    // A command that has not come yet, or one that has been answered (RFC 7143, 11.5.6 and 11.6.1).
+    return session.isTaken(request.refCmdSN) ? taskResponse.taskDoesNotExist : taskResponse.functionComplete;
+  }
+  if (task.start.lun !== request.lun) return taskResponse.taskDoesNotExist;
+  session.abortTask(task);
+  await task.settled;
+  return taskResponse.functionComplete;
+}
+
+async function resetUnit(session: TargetSession, unit: LogicalUnit): Promise<void> {
+  const { host } = session;
+  await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
+  unit.raiseAttention("deviceReset");
+}
+
+/** Carries a function out; the response code. */
+export async function manageTasks(session: TargetSession, request: Request): Promise<number> {
+  const { host } = session;
+  const unit = host.deviceServer.unit(request.lun);
+  switch (request.function) {
+    case taskFunction.abortTask:
+      return abortOne(session, request);
+    case taskFunction.abortTaskSet:
+      if (!unit) return taskResponse.lunDoesNotExist;
+      await host.abortTasks(
+        (owner, task) => owner === session && host.deviceServer.unit(task.start.lun) === unit,
+      );
+      return taskResponse.functionComplete;
+    case taskFunction.clearTaskSet:
+      if (!unit) return taskResponse.lunDoesNotExist;
+      await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
+      unit.raiseAttention("commandsCleared", session.nexus);
+      return taskResponse.functionComplete;
+    case taskFunction.logicalUnitReset:
+      if (!unit) return taskResponse.lunDoesNotExist;
+      await resetUnit(session, unit);
+      return taskResponse.functionComplete;
+    case taskFunction.targetWarmReset:
+    case taskFunction.targetColdReset:
+      for (const each of host.deviceServer.units) await resetUnit(session, each);
+      if (request.function === taskFunction.targetColdReset)
+        setImmediate(() => host.dropAll("the target was reset"));
+      return taskResponse.functionComplete;
+    case taskFunction.taskReassign:
+      return taskResponse.reassignNotSupported;
+    default:
+      return taskResponse.notSupported;
+  }
+}

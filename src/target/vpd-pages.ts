@@ -1,0 +1,131 @@
+// What a logical unit tells of itself by INQUIRY: the standard data and the vital product data pages.
+//
+// Source: SPC-4, 6.6 and 7.8; SBC-3, 6.6.
+import * as data from "../scsi/inquiry-data.ts";
+import { blockLimits, logicalBlockProvisioning } from "../scsi/sbc-commands.ts";
+import { vendorPageCode } from "../scsi/vendor-commands.ts";
+import { transferBytesMax } from "./block-commands.ts";
+import { vendorPageOf } from "./digest-commands.ts";
+import type { LogicalUnit } from "./logical-unit.ts";
+import { unmapBlocksMax, unmapDescriptorsMax } from "./provisioning-commands.ts";
+
+/** Names that every page of this target shows. */
+export interface TargetNames {
+  readonly targetName: string;
+  readonly portalGroupTag: number;
+  readonly revision: string;
+}
+
+const vendorIdentification = "LUNSYNC";
+const productIdentification = "VOLUME";
+/** Version descriptors: SAM-5, SPC-4, SBC-3, iSCSI (SPC-4, table 142). */
+const versionDescriptors = [0x00a0, 0x0460, 0x04c0, 0x0960];
+
+/** Standard INQUIRY data; for a LUN without a unit with PERIPHERAL QUALIFIER 3. */
+export function standardInquiryData(names: TargetNames, present: boolean): Buffer {
+  const head = data.standardInquiry.encode({
+    peripheralQualifier: present ? 0 : 3,
+    peripheralDeviceType: present ? 0 : 0x1f,
+    version: 6, // SPC-4
+    hiSup: true,
+    responseDataFormat: 2,
+    additionalLength: 96 - 5,
+    cmdQue: true,
+    vendorIdentification,
+    productIdentification,
+    productRevisionLevel: names.revision,
+  });
+  const tail = Buffer.alloc(60);
+  versionDescriptors.forEach((descriptor, i) => {
+    tail.writeUInt16BE(descriptor, 58 - 36 + 2 * i);
+  });
+  return Buffer.concat([head, tail]);
+}
+
+function unitSerialNumber(unit: LogicalUnit): Buffer {
+  return Buffer.from(unit.serialNumber, "ascii");
+}
+
+function deviceIdentification(unit: LogicalUnit, names: TargetNames): Buffer {
+  const { association, designatorType: type } = data;
+  const unitName = { association: association.logicalUnit };
+  const iscsi = 5;
+  const nul = (text: string) => {
+    const bytes = Buffer.from(`${text}\0`, "utf8");
+    return Buffer.concat([bytes, Buffer.alloc((4 - (bytes.length % 4)) % 4)]);
+  };
+  const portName = nul(`${names.targetName},t,0x${names.portalGroupTag.toString(16).padStart(4, "0")}`);
+  const vendorText = (text: string) => Buffer.from(`${vendorIdentification.padEnd(8)}${text}`, "ascii");
+  return data.encodeDesignators([
+    { ...unitName, type: type.naa, codeSet: 1, designator: unit.naa },
+    { ...unitName, type: type.t10VendorId, codeSet: 2, designator: vendorText(unit.serialNumber) },
+    {
+      association: association.targetPort,
+      type: type.relativeTargetPort,
+      codeSet: 1,
+      protocol: iscsi,
+      designator: Buffer.from([0, 0, 0, 1]),
+    },
+    {
+      association: association.targetPort,
+      type: type.scsiNameString,
+      codeSet: 3,
+      protocol: iscsi,
+      designator: portName,
+    },
+    {
+      association: association.targetDevice,
+      type: type.scsiNameString,
+      codeSet: 3,
+      protocol: iscsi,
+      designator: nul(names.targetName),
+    },
+  ]);
+}
+
+function blockLimitsPage(unit: LogicalUnit): Buffer {
+  const { blockBytes } = unit.volume.geometry;
+  const { thin } = unit.volume.traits;
+  return blockLimits
+    .encode({
+      optimalTransferLengthGranularity: 4096 / blockBytes,
+      maximumTransferLength: transferBytesMax / blockBytes,
+      optimalTransferLength: (1024 * 1024) / blockBytes,
+      maximumUnmapLbaCount: thin ? unmapBlocksMax : 0,
+      maximumUnmapBlockDescriptorCount: thin ? unmapDescriptorsMax : 0,
+      optimalUnmapGranularity: thin ? 4096 / blockBytes : 0,
+      ugavalid: thin,
+      maximumWriteSameLength: BigInt(unmapBlocksMax),
+    })
+    .subarray(4);
+}
+
+function blockDeviceCharacteristics(): Buffer {
+  const body = Buffer.alloc(60);
+  body.writeUInt16BE(1, 0); // MEDIUM ROTATION RATE: not rotating
+  return body;
+}
+
+function provisioningPage(unit: LogicalUnit): Buffer {
+  const { thin } = unit.volume.traits;
+  return logicalBlockProvisioning
+    .encode({ lbpu: thin, lbpws: thin, lbprz: thin ? 1 : 0, provisioningType: thin ? 2 : 0 })
+    .subarray(4);
+}
+
+const pages: Readonly<Record<number, (unit: LogicalUnit, names: TargetNames) => Buffer>> = {
+  128: unitSerialNumber,
+  131: deviceIdentification,
+  176: blockLimitsPage,
+  177: blockDeviceCharacteristics,
+  178: provisioningPage,
+  [vendorPageCode]: (unit) => vendorPageOf(unit).subarray(4),
+};
+
+/** A page with its head; undefined for one that is not here. */
+export function vpdPage(pageCode: number, unit: LogicalUnit, names: TargetNames): Buffer | undefined {
+  const codes = [0, ...Object.keys(pages).map(Number)].sort((a, b) => a - b);
+  if (pageCode === 0) return data.encodeVpdPage(0, Buffer.from(codes));
+  const body = pages[pageCode]?.(unit, names);
+  return body && data.encodeVpdPage(pageCode, body);
+}
