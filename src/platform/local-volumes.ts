@@ -40,6 +40,15 @@ function derivedUuid(...names: string[]): string {
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
 }
 
+/**
+ * A key that may travel: it says nothing to who does not know the key itself. A target shows it of what it serves,
+ * so that an initiator on the same host notices that source and replica are one volume.
+ */
+export function sameVolumeKey(key: string): string {
+  if (key.startsWith("within:")) return `within:${sameVolumeKey(key.slice("within:".length))}`;
+  return `same:${createHash("sha256").update("lunsync same volume\0").update(key).digest("hex").slice(0, 32)}`;
+}
+
 interface LoopBacking {
   readonly path: string;
   readonly whole: boolean;

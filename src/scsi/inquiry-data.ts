@@ -3,7 +3,7 @@
 // Decoders take any bytes a stranger's device may send and give a value or undefined; lengths inside are checked.
 // Source: SPC-4, 6.6.2 (standard INQUIRY data), 7.8.6 (Device Identification VPD page).
 import { ascii, bits, flag, layout, u8 } from "../base/layout.ts";
-import { digestEntryHeader, vendorPageHeader } from "./vendor-commands.ts";
+import { digestEntryHeader, protocolVersion, vendorPageHeader } from "./vendor-commands.ts";
 
 export const standardInquiry = layout({
   name: "standard INQUIRY data",
@@ -161,6 +161,7 @@ export function encodeVendorPage(page: VendorPage): Buffer {
   const list = Buffer.concat(entries);
   const head = vendorPageHeader.encode({
     ...page,
+    protocolVersion,
     pageLength: vendorPageHeader.bytes - 4 + list.length,
     mostBytes: BigInt(page.mostBytes),
     volumeUuid: parseUuid(page.volumeUuid),
@@ -181,7 +182,7 @@ export function decodeVendorPage(bytes: Buffer): VendorPage | undefined {
   } catch {
     return undefined;
   }
-  if (head.protocolVersion !== 1) return undefined;
+  if (head.protocolVersion !== protocolVersion) return undefined;
   const end = Math.min(bytes.length, 4 + head.pageLength);
   const digests: DigestEntry[] = [];
   let at = vendorPageHeader.bytes;

@@ -39,6 +39,11 @@ export class LogicalUnit {
     return formatUuid(this.uuid);
   }
 
+  /** Names of what lies behind the unit, for an initiator on the same host. */
+  get sameVolumeKeys(): readonly string[] {
+    return this.volume.identity.keys.filter((key) => /^(within:)?same:/.test(key));
+  }
+
   get serialNumber(): string {
     return this.uuid.toString("hex");
   }

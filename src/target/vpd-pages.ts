@@ -56,9 +56,16 @@ function deviceIdentification(unit: LogicalUnit, names: TargetNames): Buffer {
   };
   const portName = nul(`${names.targetName},t,0x${names.portalGroupTag.toString(16).padStart(4, "0")}`);
   const vendorText = (text: string) => Buffer.from(`${vendorIdentification.padEnd(8)}${text}`, "ascii");
+  const same = unit.sameVolumeKeys.map((key) => ({
+    ...unitName,
+    type: type.t10VendorId,
+    codeSet: 2,
+    designator: vendorText(key),
+  }));
   return data.encodeDesignators([
     { ...unitName, type: type.naa, codeSet: 1, designator: unit.naa },
     { ...unitName, type: type.t10VendorId, codeSet: 2, designator: vendorText(unit.serialNumber) },
+    ...same,
     {
       association: association.targetPort,
       type: type.relativeTargetPort,

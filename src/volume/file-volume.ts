@@ -9,7 +9,7 @@ import { AgentError } from "../base/errors.ts";
 import { programOf } from "../digest/spec.ts";
 import { BlockFile, type IdentifyRequest } from "../platform/block-file.ts";
 import { SystemError } from "../platform/errno.ts";
-import { deviceWriteCount, localIdentity } from "../platform/local-volumes.ts";
+import { deviceWriteCount, localIdentity, sameVolumeKey } from "../platform/local-volumes.ts";
 import {
   type CompareAnswer,
   checkRange,
@@ -26,6 +26,9 @@ import {
 } from "./volume.ts";
 
 const noTraffic = { sent: 0, received: 0 };
+
+/** Longer than the tick that file times are taken from. */
+const clockTickMs = 20;
 
 /** Logical blocks of a file where nobody says otherwise. */
 export const fileBlockBytesDefault = 512;
@@ -80,11 +83,17 @@ export class FileVolume implements Volume {
         );
       }
       const geometry = { blockBytes, blocks: file.bytes / blockBytes };
-      return new FileVolume(path, file, geometry, await localIdentity(path, file));
+      const { uuid, keys, description } = await localIdentity(path, file);
+      const identity = { uuid, keys: [...keys, ...keys.map(sameVolumeKey)], description };
+      return new FileVolume(path, file, geometry, identity);
     } catch (error) {
       file.close();
       throw error;
     }
+  }
+
+  get blockDevice(): boolean {
+    return this.#file.blockDevice;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -152,9 +161,18 @@ export class FileVolume implements Volume {
   }
 
   async changeMark(): Promise<string | undefined> {
+    // Written back first: a page that is dirty already (by a mapping, or in a device's cache) could be changed again
+    // without a trace. What the flush of another's data runs into is not this reader's error.
+    await this.#file.flush().catch(() => {});
     if (this.#file.blockDevice) return deviceWriteCount(this.#file.specialDevice);
-    const { ino, dev, size, mtimeNs, ctimeNs } = await stat(this.#file.path, { bigint: true });
-    return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
+    for (;;) {
+      const { ino, dev, size, mtimeNs, ctimeNs } = await stat(this.#file.path, { bigint: true });
+      const youngestMs = Number((mtimeNs > ctimeNs ? mtimeNs : ctimeNs) / 1_000_000n);
+      const ageMs = Date.now() - youngestMs;
+      // Two writes within one tick of the kernel's clock leave the same time.
+      if (ageMs >= clockTickMs || ageMs < 0) return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
+      await new Promise((resolve) => setTimeout(resolve, clockTickMs));
+    }
   }
 
   async #identify(

@@ -32,6 +32,7 @@ import {
   differences,
   type Geometry,
   type ReadOptions,
+  type Unreadable,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
@@ -41,6 +42,13 @@ import {
 const busyRetriesMax = 20;
 const attentionRetriesMax = 8;
 const windowsInFlightMax = 4;
+
+const noAnswer = (unreadable: Unreadable): DigestAnswer => ({
+  values: Buffer.alloc(0),
+  extents: 0,
+  unreadable,
+});
+const noVerdict = (unreadable: Unreadable): CompareAnswer => ({ different: [], extents: 0, unreadable });
 
 export class ScsiVolume implements Volume {
   readonly name: string;
@@ -65,7 +73,7 @@ export class ScsiVolume implements Volume {
     this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
     this.identity = {
       uuid: facts.vendorPage?.volumeUuid,
-      keys: unitKeys(facts),
+      keys: [...unitKeys(facts), ...facts.sameVolumeKeys],
       description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
     };
     const page = facts.vendorPage;
@@ -232,17 +240,19 @@ export class ScsiVolume implements Volume {
   }
 
   encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
-    if (this.#digests) return this.#againAfterReconnect((digests) => digests.encode(window, signal));
+    if (this.#digests) return this.#ask(window, (digests) => digests.encode(window, signal), noAnswer);
     return digestByReading(this.#reader(window, signal), this.geometry, window, "encode");
   }
 
   decodeDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer> {
-    if (this.#digests) return this.#againAfterReconnect((digests) => digests.decode(window, values, signal));
+    if (this.#digests)
+      return this.#ask(window, (digests) => digests.decode(window, values, signal), noAnswer);
     return digestByReading(this.#reader(window, signal), this.geometry, window, "decode", values);
   }
 
   async compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
-    if (this.#digests) return this.#againAfterReconnect((digests) => digests.compare(window, values, signal));
+    if (this.#digests)
+      return this.#ask(window, (digests) => digests.compare(window, values, signal), noVerdict);
     const own = await this.encodeDigests(window, signal);
     const different = differences(own.values, values, own.extents, window.width);
     return { different, extents: own.extents, unreadable: own.unreadable };
@@ -256,15 +266,27 @@ export class ScsiVolume implements Volume {
     return (lba, buffer) => this.read(lba, buffer, { fresh: window.fresh }, signal);
   }
 
-  /** Results that are held for RECEIVE are gone after a reconnection: the pair is sent again. */
-  async #againAfterReconnect<T>(action: (digests: ScsiDigests) => Promise<T>): Promise<T> {
+  /**
+   * Asks the unit. Results that are held for RECEIVE are gone after a reconnection: the pair is sent again. A unit that
+   * could not read the first extent answers with a medium error: that is an answer without values.
+   */
+  async #ask<T>(
+    window: DigestWindow,
+    action: (digests: ScsiDigests) => Promise<T>,
+    nothing: (unreadable: Unreadable) => T,
+  ): Promise<T> {
     for (;;) {
       const epoch = this.#epoch;
       try {
         return await action(this.#digests!);
       } catch (error) {
-        if (!(error instanceof AgentError) || error.code !== "command_failed" || epoch === this.#epoch)
-          throw error;
+        if (!(error instanceof AgentError)) throw error;
+        if (error.code === "medium_error") {
+          const lba = error.lba ?? window.lba;
+          if (lba < window.lba || lba >= window.lba + window.extentBlocks) throw error;
+          return nothing({ lba, reason: error.message });
+        }
+        if (error.code !== "command_failed" || epoch === this.#epoch) throw error;
       }
     }
   }
@@ -287,12 +309,12 @@ export class ScsiVolume implements Volume {
     this.#epoch++;
     const now = await readUnitFacts(execute, this.name);
     const keys = unitKeys(now);
-    const same =
-      keys.length === this.identity.keys.length && keys.every((key, i) => key === this.identity.keys[i]);
+    const before = unitKeys(this.facts);
+    const same = keys.length === before.length && keys.every((key, i) => key === before[i]);
     if (!same) {
       throw new AgentError(
         "identity_mismatch",
-        `${this.name} is another volume after the reconnection: it was ${this.identity.keys[0] ?? "nameless"} and is ` +
+        `${this.name} is another volume after the reconnection: it was ${before[0] ?? "nameless"} and is ` +
           `${keys[0] ?? "nameless"}; nothing more was written`,
       );
     }

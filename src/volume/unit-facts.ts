@@ -33,6 +33,8 @@ export interface UnitFacts {
   readonly serial: string;
   /** `naa.6001405…`, `eui.…`, `t10.…`: the logical unit's own designators. */
   readonly designators: readonly string[];
+  /** Keys that a target of ours shows of the file or device behind the unit; they change with the target's boot. */
+  readonly sameVolumeKeys: readonly string[];
   readonly blockBytes: number;
   readonly blocks: number;
   readonly physicalBlockBytes: number;
@@ -49,6 +51,8 @@ export interface UnitFacts {
 type Execute = (command: ScsiCommand) => Promise<ScsiOutcome>;
 
 const attentionsMax = 16;
+/** T10 vendor ID designators of our target (src/target/vpd-pages.ts). */
+const sameVolumeName = /^t10\.LUNSYNC ((?:within:)?same:.*)$/;
 
 /** Data-In of a command that succeeded, or undefined. */
 async function ask(execute: Execute, cdb: Buffer, dataInBytes: number): Promise<Buffer | undefined> {
@@ -184,7 +188,8 @@ export async function readUnitFacts(execute: Execute, name: string): Promise<Uni
     product: standard.productIdentification,
     revision: standard.productRevisionLevel,
     serial,
-    designators,
+    designators: designators.filter((name) => !sameVolumeName.test(name)),
+    sameVolumeKeys: designators.flatMap((name) => sameVolumeName.exec(name)?.[1] ?? []),
     blockBytes: capacity.blockBytes,
     blocks: capacity.blocks,
     physicalBlockBytes: capacity.physicalBlockBytes,

@@ -1,0 +1,85 @@
+// lunsync inquiry: what a volume is.
+import type { Command } from "commander";
+import { formatBytes, formatCount } from "../base/units.ts";
+import { offeredDigests } from "../digest/spec.ts";
+import { ScsiVolume } from "../volume/scsi-volume.ts";
+import { type Volume, volumeBytes } from "../volume/volume.ts";
+import { parseBlockSize } from "./options.ts";
+import { openVolume } from "./volumes.ts";
+
+export function addInquiry(program: Command): void {
+  program
+    .command("inquiry")
+    .summary("say what a volume is")
+    .description(
+      "Says what a volume is: identity, size, block size, whether it speaks our vendor commands, its digests.",
+    )
+    .argument("<VOLUME>", "a path, a block device or an iscsi:// URL")
+    .option("--block-size <BYTES>", "logical block size of a file: 512 or 4096 (default 512)", parseBlockSize)
+    .option("--json", "print one JSON object")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  lunsync inquiry /dev/vg0/db
+  lunsync inquiry iscsi://backup.example/iqn.2026-11.com.example:disks/0 --json`,
+    )
+    .action(async (name: string, options: { json?: boolean; blockSize?: number }) => {
+      await using volume = await openVolume(name, { writable: false, blockBytes: options.blockSize });
+      const facts = factsOf(volume);
+      process.stdout.write(options.json ? `${JSON.stringify(facts)}\n` : textOf(facts));
+    });
+}
+
+function factsOf(volume: Volume) {
+  const { geometry, identity, traits } = volume;
+  const unit = volume instanceof ScsiVolume ? volume.facts : undefined;
+  return {
+    volume: volume.name,
+    description: identity.description,
+    uuid: identity.uuid ?? null,
+    designators: unit?.designators ?? [],
+    serial: unit?.serial ?? null,
+    bytes: volumeBytes(geometry),
+    blocks: geometry.blocks,
+    blockBytes: geometry.blockBytes,
+    physicalBlockBytes: unit?.physicalBlockBytes ?? null,
+    remote: unit !== undefined,
+    writeProtected: unit?.writeProtected ?? null,
+    thin: traits.thin,
+    /** Its own host digests its extents. */
+    vendorCommands: unit ? unit.vendorPage !== undefined : null,
+    digests: [...(traits.digestsOffered ?? offeredDigests.map(({ text }) => text))],
+  };
+}
+
+function textOf(facts: ReturnType<typeof factsOf>): string {
+  const rows: [string, string][] = [
+    ["Volume", facts.volume],
+    ["Kind", facts.description],
+    ["UUID", facts.uuid ?? "none"],
+  ];
+  if (facts.designators.length > 0) rows.push(["Designators", facts.designators.join(", ")]);
+  if (facts.serial) rows.push(["Serial number", facts.serial]);
+  rows.push(
+    ["Size", `${formatBytes(facts.bytes)} (${formatCount(facts.bytes)} bytes)`],
+    ["Logical blocks", `${formatCount(facts.blocks)} of ${facts.blockBytes} bytes`],
+    ["Thin", facts.thin ? "yes: zero extents can be unmapped" : "no"],
+  );
+  if (facts.writeProtected !== null) rows.push(["Write-protected", facts.writeProtected ? "yes" : "no"]);
+  if (facts.vendorCommands !== null) {
+    const yes = "yes: it digests its extents itself";
+    rows.push([
+      "Vendor commands",
+      facts.vendorCommands ? yes : "no: its extents are read over the wire to be compared",
+    ]);
+  }
+  const singles = facts.digests.filter((text) => /^[a-z0-9]+$/.test(text));
+  const others = facts.digests.length - singles.length;
+  rows.push([
+    "Digests",
+    singles.join(", ") + (others > 0 ? `, and ${others} combinations (--json lists them)` : ""),
+  ]);
+  const width = Math.max(...rows.map(([label]) => label.length)) + 2;
+  return rows.map(([label, value]) => `${`${label}:`.padEnd(width)}${value}\n`).join("");
+}

@@ -1,0 +1,37 @@
+// The command line. One file a command; this one puts them together and turns what is thrown into an exit status.
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { AgentError, exitStatus } from "../base/errors.ts";
+import { reportFailure } from "./failure.ts";
+import { addInquiry } from "./inquiry.ts";
+import { addServe } from "./serve.ts";
+import { addCompare, addSync } from "./synchronize.ts";
+import { addUndo } from "./undo.ts";
+import { version } from "./volumes.ts";
+
+const program = new Command("lunsync")
+  .description(
+    "Compares and synchronizes volumes over iSCSI: extents are proved by encoded digests, and only those that differ are shipped.",
+  )
+  .version(version)
+  .showHelpAfterError("(lunsync COMMAND --help says more)")
+  .addHelpText("after", "\nExit status: 0 equal, 1 different, 2 and more trouble; lunsync(1) lists them.");
+
+addServe(program);
+addCompare(program);
+addSync(program);
+addUndo(program);
+addInquiry(program);
+
+for (const command of [program, ...program.commands]) command.exitOverride();
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError && !(error instanceof InvalidArgumentError)) {
+    // Commander has printed its message, or the help that was asked for.
+    process.exitCode = error.exitCode === 0 ? 0 : exitStatus.usage;
+  } else {
+    const shown = error instanceof InvalidArgumentError ? new AgentError("usage", error.message) : error;
+    process.exitCode = reportFailure(shown, process.argv.includes("--json"));
+  }
+}

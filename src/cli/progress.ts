@@ -1,0 +1,82 @@
+// What a long command shows meanwhile, on standard error: a bar on a terminal, a line now and then without one.
+import cliProgress from "cli-progress";
+import { formatBytes, formatCount, formatDuration } from "../base/units.ts";
+import type { Counters } from "../replicate/job.ts";
+
+const barMs = 200;
+const lineMs = 10_000;
+
+export interface Progress {
+  /** A message between the lines of the progress. */
+  notice(text: string): void;
+  stop(): void;
+}
+
+const ratePerSecond = (bytes: number, ms: number) =>
+  `${formatBytes(Math.round((1000 * bytes) / Math.max(1, ms)))}/s`;
+
+/** The figures that both forms show. */
+function figures(counters: Counters, extentBytes: number, beganMs: number) {
+  const elapsedMs = performance.now() - beganMs;
+  const total = Math.max(1, counters.extents);
+  const left = counters.extents - counters.compared;
+  const etaSeconds = counters.compared === 0 ? undefined : ((elapsedMs / 1000) * left) / counters.compared;
+  return {
+    percent: ((100 * counters.compared) / total).toFixed(1),
+    rate: ratePerSecond(counters.compared * extentBytes, elapsedMs),
+    eta: etaSeconds === undefined ? "–" : formatDuration(etaSeconds),
+    differing: formatCount(counters.differing),
+    shipped: formatBytes(counters.shippedBytes),
+    phase: counters.pass > 1 ? `${counters.phase}, pass ${counters.pass}` : counters.phase,
+  };
+}
+
+function bar(counters: Counters, extentBytes: number): Progress {
+  const beganMs = performance.now();
+  const shown = new cliProgress.SingleBar({
+    format: "{phase} [{bar}] {percent}%  {rate}  ETA {eta}  differing {differing}  shipped {shipped}",
+    barsize: 24,
+    barCompleteChar: "=",
+    barIncompleteChar: " ",
+    hideCursor: true,
+    clearOnComplete: true,
+    stream: process.stderr,
+    linewrap: false,
+  });
+  const payload = () => figures(counters, extentBytes, beganMs);
+  shown.start(1, 0, payload());
+  const update = () => {
+    shown.setTotal(Math.max(1, counters.extents));
+    shown.update(counters.compared, payload());
+  };
+  const timer = setInterval(update, barMs);
+  return {
+    notice(text) {
+      process.stderr.write(`\r\x1b[K${text}\n`);
+      update();
+    },
+    stop() {
+      clearInterval(timer);
+      shown.stop();
+    },
+  };
+}
+
+function lines(counters: Counters, extentBytes: number): Progress {
+  const beganMs = performance.now();
+  const timer = setInterval(() => {
+    const { phase, percent, rate, eta, differing, shipped } = figures(counters, extentBytes, beganMs);
+    process.stderr.write(
+      `${phase}: ${percent}% at ${rate}, ETA ${eta}, ${differing} extents differ, ${shipped} shipped\n`,
+    );
+  }, lineMs);
+  timer.unref();
+  return {
+    notice: (text) => void process.stderr.write(`${text}\n`),
+    stop: () => clearInterval(timer),
+  };
+}
+
+export function showProgress(counters: Counters, extentBytes: number): Progress {
+  return process.stderr.isTTY ? bar(counters, extentBytes) : lines(counters, extentBytes);
+}

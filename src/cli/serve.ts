@@ -1,0 +1,207 @@
+// lunsync serve: files and block devices as LUNs of an iSCSI target.
+//
+// Guarantees: a LUN that is written is refused if it is mounted or used by somebody else; when the command ends by a
+// signal, no command is executing and what was written is on disk, or the exit status says that it is not.
+import { readFileSync } from "node:fs";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { AgentError, messageOf } from "../base/errors.ts";
+import { formatAddress } from "../initiator/address.ts";
+import type { ChapCredentials } from "../iscsi/chap.ts";
+import { systemClock } from "../platform/clock.ts";
+import { mountedAt } from "../platform/local-volumes.ts";
+import { crc32c } from "../platform/native-digest.ts";
+import { systemRandom } from "../platform/random.ts";
+import { DeviceServer } from "../target/device-server.ts";
+import { LogicalUnit } from "../target/logical-unit.ts";
+import type { ChapPolicy } from "../target/login.ts";
+import { IscsiTarget } from "../target/target.ts";
+import type { Volume } from "../volume/volume.ts";
+import { logLine } from "./log.ts";
+import { parseBlockSize } from "./options.ts";
+import { defaultTargetName, openVolume, version } from "./volumes.ts";
+
+interface ServeOptions {
+  readonly listen: readonly string[];
+  readonly lun: readonly string[];
+  readonly target: string;
+  readonly blockSize?: number;
+  readonly chap?: string;
+  readonly chapSecretFile?: string;
+  readonly mutualChap?: string;
+  readonly mutualChapSecretFile?: string;
+  readonly json?: boolean;
+}
+
+const portalGroupTag = 1;
+
+export function addServe(program: Command): void {
+  const collect = (value: string, all: string[] | undefined) => [...(all ?? []), value];
+  program
+    .command("serve")
+    .summary("serve files and block devices by iSCSI")
+    .description("Serves files and block devices as LUNs 0, 1, … and prints the URL of each, one a line.")
+    .requiredOption(
+      "--lun <PATH[,ro]>",
+      "a file or block device; `,ro` refuses writes (may be repeated)",
+      collect,
+    )
+    .option(
+      "--listen <HOST:PORT>",
+      "where to listen; port 0 picks a free one (may be repeated; default 127.0.0.1:3260)",
+      collect,
+    )
+    .addOption(
+      new Option("--target <IQN>", "the target's name").default(
+        undefined,
+        `iqn.2026-11.org.lunsync:HOSTNAME`,
+      ),
+    )
+    .option("--block-size <BYTES>", "logical block size of files: 512 or 4096 (default 512)", parseBlockSize)
+    .option("--chap <USER>", "initiators have to prove themselves as USER")
+    .option("--chap-secret-file <FILE>", "the file that holds the secret of --chap")
+    .option("--mutual-chap <USER>", "the target proves itself as USER to initiators that ask")
+    .option("--mutual-chap-secret-file <FILE>", "the file that holds the secret of --mutual-chap")
+    .option("--json", "print the LUNs as one JSON object, once they are served")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  lunsync serve --listen 127.0.0.1:3260 --lun /srv/replica.img
+  lunsync serve --listen 0.0.0.0:3260 --lun /dev/vg0/db --lun /dev/vg0/www,ro \\
+      --target iqn.2026-11.com.example:backup --chap agent --chap-secret-file /etc/lunsync/secret
+
+SIGTERM or Ctrl-C ends it; all data is on disk then.`,
+    )
+    .action(async (options: ServeOptions) => {
+      process.exitCode = await serve(options);
+    });
+}
+
+function parseListen(text: string): { host: string; port: number } {
+  const match = /^(\[[^\]]+\]|[^:]+):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2]);
+  if (!match || port > 65535) {
+    throw new AgentError(
+      "usage",
+      `"${text}" is no address to listen on: the form is HOST:PORT or [IPV6]:PORT`,
+    );
+  }
+  return { host: match[1]!.replace(/^\[|\]$/g, ""), port };
+}
+
+function parseLun(text: string): { path: string; readonly: boolean } {
+  const readonly = text.endsWith(",ro");
+  return { path: readonly ? text.slice(0, -3) : text.replace(/,rw$/, ""), readonly };
+}
+
+function readSecret(user: string, file: string | undefined, option: string): ChapCredentials {
+  if (file === undefined) throw new AgentError("usage", `--${option} needs --${option}-secret-file`);
+  let secret: string;
+  try {
+    secret = readFileSync(file, "utf8").replace(/\r?\n$/, "");
+  } catch (error) {
+    throw new AgentError("usage", `Cannot read the secret of --${option}: ${messageOf(error)}`);
+  }
+  // RFC 7143, 9.2.1: at least 96 bits.
+  if (Buffer.byteLength(secret) < 12)
+    throw new AgentError("usage", `The secret in "${file}" is shorter than 12 bytes`);
+  return { name: user, secret };
+}
+
+function chapPolicy(options: ServeOptions): ChapPolicy | undefined {
+  if (options.chap === undefined) {
+    if (options.mutualChap !== undefined) throw new AgentError("usage", "--mutual-chap needs --chap");
+    return undefined;
+  }
+  const initiator = readSecret(options.chap, options.chapSecretFile, "chap");
+  if (options.mutualChap === undefined) return { initiator, target: undefined };
+  const target = readSecret(options.mutualChap, options.mutualChapSecretFile, "mutual-chap");
+  if (target.secret === initiator.secret) throw new AgentError("usage", "The two CHAP secrets must differ");
+  return { initiator, target };
+}
+
+async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
+  const units: LogicalUnit[] = [];
+  try {
+    for (const [lun, text] of options.lun.entries()) {
+      const { path, readonly } = parseLun(text);
+      const volume = await openVolume(path, { writable: !readonly, blockBytes: options.blockSize });
+      const mounted = readonly ? await mountedAt(path) : undefined;
+      if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
+      units.push(new LogicalUnit(lun, volume, { readonly, uuid: volume.identity.uuid!, clock: systemClock }));
+    }
+    return units;
+  } catch (error) {
+    await closeAll(units);
+    throw error;
+  }
+}
+
+async function closeAll(units: readonly LogicalUnit[]): Promise<void> {
+  for (const unit of units) await unit.volume[Symbol.asyncDispose]();
+}
+
+/** Everything that was written is on disk. @throws AgentError for the first volume of which that is not so */
+async function flushAll(units: readonly LogicalUnit[]): Promise<void> {
+  const volumes = units.filter((unit) => !unit.readonly).map((unit): Volume => unit.volume);
+  const results = await Promise.allSettled(volumes.map((volume) => volume.flush()));
+  for (const result of results) if (result.status === "rejected") throw result.reason;
+}
+
+async function serve(options: ServeOptions): Promise<number> {
+  const targetName = (options.target ?? defaultTargetName()).toLowerCase();
+  if (
+    !/^(iqn\.\d{4}-\d{2}\.[^\s/]+|eui\.[0-9a-f]{16}|naa\.[0-9a-f]{16,32})$/.test(targetName) ||
+    targetName.length > 223
+  ) {
+    throw new InvalidArgumentError(
+      `"${targetName}" is no target name, such as iqn.2026-11.com.example:disks`,
+    );
+  }
+  const chap = chapPolicy(options);
+  const portals = (options.listen ?? ["127.0.0.1:3260"]).map(parseListen);
+  const stopped = signalled();
+  const units = await openUnits(options);
+  const names = { targetName, portalGroupTag, revision: version.slice(0, 4) };
+  const deviceServer = new DeviceServer(names, units);
+  const target = new IscsiTarget({
+    deviceServer,
+    chap,
+    clock: systemClock,
+    random: systemRandom,
+    crc32c,
+    log: logLine,
+  });
+  try {
+    const urls: { url: string; lun: number; path: string; readonly: boolean }[] = [];
+    for (const { host, port } of portals) {
+      const bound = await target.listen(host, port);
+      for (const { lun, volume, readonly } of units) {
+        const url = formatAddress({ host, port: bound, targetName, lun });
+        urls.push({ url, lun, path: volume.name, readonly });
+      }
+    }
+    process.stdout.write(
+      options.json
+        ? `${JSON.stringify({ target: targetName, luns: urls })}\n`
+        : urls.map(({ url }) => `${url}\n`).join(""),
+    );
+    logLine("info", `${await stopped}: stopping`);
+  } finally {
+    await target.stop();
+    try {
+      await flushAll(units);
+    } finally {
+      await closeAll(units);
+    }
+  }
+  return 0;
+}
+
+/** Resolves with the name of the first signal that asks for an end. */
+function signalled(): Promise<string> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+      process.once(signal, () => resolve(signal));
+  });
+}

@@ -1,0 +1,76 @@
+// Volumes as the command line names them: a path or an iSCSI URL, opened with what the environment says.
+import { readFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { AgentError } from "../base/errors.ts";
+import { isIscsiUrl, parseIscsiUrl } from "../initiator/address.ts";
+import { IscsiSession } from "../initiator/session.ts";
+import { systemClock } from "../platform/clock.ts";
+import { usesOf } from "../platform/local-volumes.ts";
+import { crc32c } from "../platform/native-digest.ts";
+import { systemRandom } from "../platform/random.ts";
+import { FileVolume } from "../volume/file-volume.ts";
+import { ScsiVolume } from "../volume/scsi-volume.ts";
+import type { Volume } from "../volume/volume.ts";
+
+/** This package's version. */
+export const version: string = JSON.parse(
+  readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
+).version;
+
+const iqnPrefix = "iqn.2026-11.org.lunsync";
+const nameOfHost = () =>
+  hostname()
+    .toLowerCase()
+    .replace(/[^a-z0-9.-]/g, "-") || "localhost";
+
+export const defaultTargetName = (): string => `${iqnPrefix}:${nameOfHost()}`;
+
+const initiatorName = (): string =>
+  process.env.LUNSYNC_INITIATOR_NAME ?? `${iqnPrefix}:initiator.${nameOfHost()}`;
+
+export interface OpenOptions {
+  readonly writable: boolean;
+  /** Logical blocks of a file; a device and a LUN have their own. */
+  readonly blockBytes?: number | undefined;
+  readonly onNotice?: (notice: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** @throws AgentError what Volume adapters throw; `volume_mounted` or `volume_in_use` for one to be written */
+export async function openVolume(name: string, options: OpenOptions): Promise<Volume> {
+  if (!isIscsiUrl(name)) {
+    if (options.writable) await refuseIfUsed(name);
+    return FileVolume.open(name, {
+      writable: options.writable,
+      ...(options.blockBytes !== undefined && { blockBytes: options.blockBytes }),
+    });
+  }
+  const { env } = process;
+  const address = parseIscsiUrl(name, {
+    secret: env.LUNSYNC_CHAP_SECRET,
+    targetUser: env.LUNSYNC_CHAP_TARGET_USER,
+    targetSecret: env.LUNSYNC_CHAP_TARGET_SECRET,
+  });
+  const session = await IscsiSession.open(
+    address,
+    {
+      initiatorName: initiatorName(),
+      clock: systemClock,
+      random: systemRandom,
+      crc32c,
+      ...(options.onNotice && { onNotice: options.onNotice }),
+    },
+    options.signal,
+  );
+  return ScsiVolume.open(session, systemClock);
+}
+
+/** Writing to what somebody else has mounted or open would damage it. */
+async function refuseIfUsed(path: string): Promise<void> {
+  const [use] = await usesOf(path);
+  if (!use) return;
+  throw new AgentError(
+    use.kind === "mounted" ? "volume_mounted" : "volume_in_use",
+    `Cannot open "${path}" for writing: it is ${use.words}; unmount it or stop who uses it`,
+  );
+}

@@ -1,0 +1,184 @@
+// The engine: passes over two volumes until they are compared, or equal.
+//
+// Guarantees: the outcome says `equal` only if every extent was proved equal while the source was not written to, and
+// everything that was shipped is on the replica's medium. Whatever ends a run early, nothing goes on behind it, and the
+// outcome says what was done. Memory is bounded, whatever the size of the volumes.
+import { orderedPipeline } from "../base/async.ts";
+import { AgentError } from "../base/errors.ts";
+import type { Volume } from "../volume/volume.ts";
+import { volumeBytes } from "../volume/volume.ts";
+import { compareWindow, extentState, type WindowVerdict } from "./compare-window.ts";
+import type { BadExtent, JobOptions, Outcome, SynchronizeOptions } from "./job.ts";
+import { checkDigest, checkPair, checkWritable, extentBlocksOf, windowExtents, windowsOf } from "./plan.ts";
+import { RangeLog } from "./range-log.ts";
+import { Shipper } from "./ship.ts";
+
+const passesMax = 3;
+const badKeptMax = 1000;
+
+/** Compares. @throws AgentError for a pair that can't be compared; what goes wrong later is in the outcome */
+export function compare(job: JobOptions): Promise<Outcome> {
+  return new Run(job, undefined).run();
+}
+
+/** Makes the replica equal to the source. @throws AgentError as compare(), and `volume_readonly` */
+export function synchronize(job: SynchronizeOptions): Promise<Outcome> {
+  checkWritable(job.replica);
+  return new Run(job, job).run();
+}
+
+interface PassResult {
+  readonly changed: boolean;
+  /** What was shipped has to be looked at once more. */
+  readonly uncertain: boolean;
+}
+
+class Run {
+  readonly #job: JobOptions;
+  /** Set when differences are shipped. */
+  readonly #shipping: SynchronizeOptions | undefined;
+  readonly #ranges = new RangeLog();
+  #bad: BadExtent[] = [];
+  #badExtents = 0;
+  #differing = 0;
+  #changesNoticed = true;
+
+  constructor(job: JobOptions, shipping: SynchronizeOptions | undefined) {
+    this.#job = job;
+    this.#shipping = shipping;
+  }
+
+  async run(): Promise<Outcome> {
+    const { source, replica, digest, extentBytes, clock, counters } = this.#job;
+    const volumes = [source, replica];
+    checkPair(source, replica);
+    checkDigest(volumes, digest);
+    const extentBlocks = extentBlocksOf(volumes, extentBytes);
+    counters.extents = Math.ceil(source.geometry.blocks / extentBlocks);
+    const begunMs = clock.monotonicMs();
+    const trafficBefore = trafficOf(volumes);
+    let failure: unknown;
+    let last: PassResult = { changed: false, uncertain: false };
+    try {
+      for (counters.pass = 1; ; counters.pass++) {
+        last = await this.#pass(extentBlocks);
+        const again = this.#shipping !== undefined && (last.changed || last.uncertain);
+        if (!again || counters.pass === passesMax) break;
+        this.#job.onNotice?.(
+          last.changed
+            ? `${source.name} was written to while it was read: comparing once more`
+            : "Not all that was shipped is certain to be there: comparing once more",
+        );
+      }
+    } catch (error) {
+      failure = error;
+      if (this.#shipping) await replica.flush().catch(() => {}); // what was shipped is kept if that can be done
+    }
+    const traffic = trafficOf(volumes);
+    return {
+      verdict: this.#verdict(last, failure),
+      failure: failure === undefined ? undefined : asAgentError(failure),
+      extents: { total: counters.extents, compared: counters.compared, differing: this.#differing },
+      shipped: {
+        extents: counters.shippedExtents,
+        bytes: counters.shippedBytes,
+        zeroed: counters.zeroedExtents,
+      },
+      proved: counters.provedExtents,
+      passes: Math.min(counters.pass, passesMax),
+      ranges: this.#ranges,
+      bad: this.#bad,
+      badExtents: this.#badExtents,
+      bytes: {
+        volume: volumeBytes(source.geometry),
+        sent: traffic.sent - trafficBefore.sent,
+        received: traffic.received - trafficBefore.received,
+      },
+      seconds: (clock.monotonicMs() - begunMs) / 1000,
+      changesNoticed: this.#changesNoticed,
+    };
+  }
+
+  #verdict(last: PassResult, failure: unknown): Outcome["verdict"] {
+    if (failure instanceof AgentError && failure.code === "interrupted") return "interrupted";
+    if (failure !== undefined) return "failed";
+    if (this.#badExtents > 0 || last.uncertain) return "incomplete";
+    if (last.changed) return "changed";
+    return this.#differing === 0 || this.#shipping ? "equal" : "different";
+  }
+
+  async #pass(extentBlocks: number): Promise<PassResult> {
+    const { source, replica, counters } = this.#job;
+    counters.compared = 0;
+    counters.differing = 0;
+    this.#bad = [];
+    this.#badExtents = 0;
+    const onBad = (bad: BadExtent) => {
+      this.#badExtents++;
+      if (this.#bad.length < badKeptMax) this.#bad.push(bad);
+    };
+    const shipper = this.#shipping && new Shipper(this.#shipping, extentBlocks, counters.pass, onBad);
+    const markBefore = await source.changeMark();
+    if (markBefore === undefined) this.#changesNoticed = false;
+    const windows = windowsOf(
+      source.geometry.blocks,
+      extentBlocks,
+      windowExtents([source, replica], extentBlocks),
+    );
+    const depth = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
+    try {
+      const verdicts = orderedPipeline(windows, depth, (window) =>
+        compareWindow(this.#job, extentBlocks, window),
+      );
+      for await (const verdict of verdicts) {
+        await this.#take(verdict, extentBlocks, onBad, shipper !== undefined);
+        await shipper?.ship(verdict);
+      }
+      const certain = (await shipper?.prove()) ?? true;
+      this.#job.signal?.throwIfAborted();
+      return { changed: (await source.changeMark()) !== markBefore, uncertain: !certain };
+    } finally {
+      await shipper?.settled().catch(() => {}); // its failure is on its way already
+    }
+  }
+
+  /** Counts a window, and notes where it differs. */
+  async #take(
+    verdict: WindowVerdict,
+    extentBlocks: number,
+    onBad: (bad: BadExtent) => void,
+    shipping: boolean,
+  ): Promise<void> {
+    const { counters, source } = this.#job;
+    const { states, lba } = verdict;
+    for (let i = 0; i < states.length; i++) {
+      const state = states[i];
+      if (state === extentState.equal || state === extentState.differs) counters.compared++;
+      if (state !== extentState.differs) continue;
+      counters.differing++;
+      this.#differing++;
+      const start = lba + i * extentBlocks;
+      await this.#ranges.add(start, Math.min(extentBlocks, source.geometry.blocks - start));
+    }
+    for (const bad of verdict.bad) {
+      // What the replica can't read is shipped anew, and reported only if that fails.
+      if (bad.side === "source" || !shipping) onBad(bad);
+    }
+  }
+}
+
+function trafficOf(volumes: readonly Volume[]): { sent: number; received: number } {
+  const sum = { sent: 0, received: 0 };
+  for (const { traffic } of volumes) {
+    sum.sent += traffic.sent;
+    sum.received += traffic.received;
+  }
+  return sum;
+}
+
+function asAgentError(error: unknown): AgentError {
+  if (error instanceof AgentError) return error;
+  return new AgentError("internal", error instanceof Error ? (error.stack ?? error.message) : String(error), {
+    cause: error,
+  });
+}

@@ -1,0 +1,43 @@
+// A volume whose data may not pass faster than so many bytes a second: reads and writes wait their turn.
+//
+// Digests are not held up: they are what little crosses the wire in their place.
+import { lengthOf } from "../base/bytes.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { ReadOptions, Volume, WriteOptions } from "./volume.ts";
+
+/** Bytes that may pass at once after a pause. */
+const burstSeconds = 0.25;
+
+export function throttled(volume: Volume, bytesPerSecond: number, clock: Clock): Volume {
+  let freeAtMs = clock.monotonicMs();
+  const wait = async (bytes: number, signal?: AbortSignal): Promise<void> => {
+    const now = clock.monotonicMs();
+    freeAtMs = Math.max(freeAtMs, now - 1000 * burstSeconds) + (1000 * bytes) / bytesPerSecond;
+    if (freeAtMs > now) await clock.sleep(freeAtMs - now, signal);
+  };
+  return new Proxy(volume, {
+    get(target, property) {
+      switch (property) {
+        case "read":
+          return async (lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal) => {
+            await wait(buffer.length, signal);
+            await target.read(lba, buffer, options, signal);
+          };
+        case "write":
+          return async (
+            lba: number,
+            pieces: readonly Buffer[],
+            options?: WriteOptions,
+            signal?: AbortSignal,
+          ) => {
+            await wait(lengthOf(pieces), signal);
+            await target.write(lba, pieces, options, signal);
+          };
+        default: {
+          const value: unknown = Reflect.get(target, property, target);
+          return typeof value === "function" ? value.bind(target) : value;
+        }
+      }
+    },
+  });
+}
