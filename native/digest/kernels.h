@@ -10,6 +10,7 @@ extern const Kernel kMd5Portable, kSha1Portable, kSha256Portable, kSha512Portabl
 #if defined(__x86_64__)
 extern const Kernel kMd5Avx512, kSha1Avx512, kSha256Avx512, kSha512Avx512,kMd5Avx512x3,kMd5Avx512x1,kSha1Avx512x1,kSha256Avx512x2,kSha512Avx512x2;
 extern const Kernel kCrc32cVpclmul, kCrc64Vpclmul, kCrc32cPclmul, kCrc64Pclmul, kCrc32cThree, kCrc32cOne;
+extern const Kernel kSha1Ni, kSha256Ni, kMd5Avx2, kSha1Avx2, kSha256Avx2, kSha512Avx2;
 #endif
 
 // CRCs gain nothing from lanes, but what is done with their values (keys, AES) does.
