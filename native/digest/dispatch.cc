@@ -22,6 +22,12 @@ constexpr Traits kTraits[kAlgorithmCount] = {
 }  // namespace
 
 const Kernel* const kKernels[] = {
+#if defined(__x86_64__)
+    &kMd5Avx512, &kSha1Avx512, &kSha256Avx512, &kSha512Avx512,
+    &kMd5Avx512x3,&kMd5Avx512x1,&kSha1Avx512x1,&kSha256Avx512x2,&kSha512Avx512x2,
+    &kCrc32cVpclmul, &kCrc32cPclmul, &kCrc32cThree, &kCrc32cOne, &kCrc64Vpclmul, &kCrc64Pclmul,
+    &kSha1Ni, &kSha256Ni, &kMd5Avx2, &kSha1Avx2, &kSha256Avx2, &kSha512Avx2,
+#endif
     &kMd5Portable, &kSha1Portable, &kSha256Portable, &kSha512Portable, &kCrc32cPortable, &kCrc64Portable,
     nullptr,
 };

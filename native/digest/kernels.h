@@ -7,6 +7,12 @@ namespace lunsync {
 
 extern const Kernel kMd5Portable, kSha1Portable, kSha256Portable, kSha512Portable, kCrc32cPortable, kCrc64Portable;
 
+#if defined(__x86_64__)
+extern const Kernel kMd5Avx512, kSha1Avx512, kSha256Avx512, kSha512Avx512,kMd5Avx512x3,kMd5Avx512x1,kSha1Avx512x1,kSha256Avx512x2,kSha512Avx512x2;
+extern const Kernel kCrc32cVpclmul, kCrc64Vpclmul, kCrc32cPclmul, kCrc64Pclmul, kCrc32cThree, kCrc32cOne;
+extern const Kernel kSha1Ni, kSha256Ni, kMd5Avx2, kSha1Avx2, kSha256Avx2, kSha512Avx2;
+#endif
+
 // CRCs gain nothing from lanes, but what is done with their values (keys, AES) does.
 constexpr size_t kCrcPreferred = 16;
 

@@ -49,7 +49,14 @@ struct Sha2 {
 #pragma GCC unroll 4
     for (size_t n = 0; n < N; ++n) {
       T& x = w[n][I % 16];
-      if constexpr (I >= 16) {
+      const T sum1 = V::parity(V::template rotr<R::sum1[0]>(e[n]), V::template rotr<R::sum1[1]>(e[n]),
+                               V::template rotr<R::sum1[2]>(e[n]));
+      const T sum0 = V::parity(V::template rotr<R::sum0[0]>(a[n]), V::template rotr<R::sum0[1]>(a[n]),
+                               V::template rotr<R::sum0[2]>(a[n]));
+      const T t1 = V::add(V::add(V::add(h[n], V::add(x, k)), V::choose(e[n], f[n], g[n])), sum1);
+      d[n] = V::add(d[n], t1);
+      h[n] = V::add(V::add(t1, V::majority(a[n], b[n], c[n])), sum0);
+      if constexpr (I + 16 < R::rounds) {
         const T y = w[n][(I + 1) % 16];
         const T z = w[n][(I + 14) % 16];
         const T sigma0 = V::parity(V::template rotr<R::sigma0[0]>(y), V::template rotr<R::sigma0[1]>(y),
@@ -58,13 +65,6 @@ struct Sha2 {
                                    V::template shr<R::sigma1[2]>(z));
         x = V::add(V::add(x, w[n][(I + 9) % 16]), V::add(sigma0, sigma1));
       }
-      const T sum1 = V::parity(V::template rotr<R::sum1[0]>(e[n]), V::template rotr<R::sum1[1]>(e[n]),
-                               V::template rotr<R::sum1[2]>(e[n]));
-      const T sum0 = V::parity(V::template rotr<R::sum0[0]>(a[n]), V::template rotr<R::sum0[1]>(a[n]),
-                               V::template rotr<R::sum0[2]>(a[n]));
-      const T t1 = V::add(V::add(V::add(h[n], V::add(x, k)), V::choose(e[n], f[n], g[n])), sum1);
-      d[n] = V::add(d[n], t1);
-      h[n] = V::add(V::add(t1, V::majority(a[n], b[n], c[n])), sum0);
     }
   }
 
