@@ -8,6 +8,11 @@ import { addCompare, addSync } from "./synchronize.ts";
 import { addUndo } from "./undo.ts";
 import { version } from "./volumes.ts";
 
+// Who reads the output has enough of it (`lunsync compare … | head`): that is an end like SIGPIPE's, and no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  process.exit(error.code === "EPIPE" ? 141 : exitStatus.internal);
+});
+
 const program = new Command("lunsync")
   .description(
     "Compares and synchronizes volumes over iSCSI: extents are proved by encoded digests, and only those that differ are shipped.",

@@ -18,8 +18,8 @@ export interface ReportContext {
   readonly signal: "SIGINT" | "SIGTERM" | undefined;
 }
 
-const rangesShown = 20;
-const badShown = 20;
+const rangesShown = 10;
+const badShown = 10;
 
 /** The exit status that belongs to an outcome. */
 export function statusOf(outcome: Outcome, context: ReportContext): number {
