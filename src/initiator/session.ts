@@ -255,6 +255,7 @@ export class IscsiSession implements ScsiDevice {
     };
     this.#link = link;
     connection.start({
+      place: (header, length) => this.#place(header, length),
       pdu: (pdu) => this.#receive(link, pdu),
       closed: (reason) => this.#lost(link, reason),
     });
@@ -554,12 +555,20 @@ export class IscsiSession implements ScsiDevice {
     else task.resolve(outcome);
   }
 
+  /** The data of a Data-In goes to its command's own buffer; it is checked before a byte of it is written there. */
+  #place(header: Buffer, length: number): Buffer | undefined {
+    if ((header[0]! & 0x3f) !== opcode.dataIn) return undefined;
+    const { initiatorTaskTag, dataSN, bufferOffset } = dataInPdu.decode(header);
+    const task = this.#task(initiatorTaskTag);
+    if (task.dataOutBytes > 0) throw new ProtocolViolation("Data-In for a command that writes");
+    return task.placeDataIn(dataSN, bufferOffset, length);
+  }
+
   #dataIn(link: Link, pdu: Pdu): void {
     const dataIn = dataInPdu.decode(pdu.header);
     this.#numbers(link, dataIn, dataIn.hasStatus);
     const task = this.#task(dataIn.initiatorTaskTag);
-    if (task.dataOutBytes > 0) throw new ProtocolViolation("Data-In for a command that writes");
-    task.takeDataIn(dataIn.dataSN, dataIn.bufferOffset, pdu.data, pdu.dataLength);
+    if (pdu.data.length === 0) task.placeDataIn(dataIn.dataSN, dataIn.bufferOffset, 0);
     if (dataIn.hasStatus) this.#finish(task, dataIn.status, noData);
   }
 
@@ -581,7 +590,7 @@ export class IscsiSession implements ScsiDevice {
       );
       return;
     }
-    this.#finish(task, response.status, Buffer.concat(pdu.data));
+    this.#finish(task, response.status, pdu.data);
   }
 
   #readyToTransfer(link: Link, header: Buffer): void {
