@@ -13,8 +13,8 @@
 
 namespace lunsync {
 
-constexpr size_t kWidthsMax = 4;
-constexpr size_t kKernelLanesMax = 48;
+constexpr size_t kWidthsMax = 3;
+constexpr size_t kKernelLanesMax = 32;
 
 // `bytes` is a multiple of the algorithm's block; any number for a CRC. `state` is aligned to 64 bytes.
 using Advance = void (*)(void* state, const uint8_t* const* rows, size_t bytes);
