@@ -38,6 +38,13 @@ struct Crc32cRules {
   }
 
   static Word plain(Word crc, const uint8_t* data, size_t bytes) { return ~crc32c_instruction(~crc, data, bytes); }
+
+  // The CRC's register after the 16 bytes that `x` stands for.
+  static Word reduce(__m128i x) {
+    const uint64_t first = _mm_crc32_u64(0, static_cast<uint64_t>(_mm_cvtsi128_si64(x)));
+    return static_cast<Word>(_mm_crc32_u64(first, static_cast<uint64_t>(_mm_extract_epi64(x, 1))));
+  }
+
   static constexpr size_t fold_min = 512;
 };
 
@@ -51,6 +58,31 @@ struct Crc64Rules {
   }
 
   static Word plain(Word crc, const uint8_t* data, size_t bytes) { return crc64_portable(crc, data, bytes); }
+
+  // The quotient of x^128 by the polynomial, without its highest coefficient, reflected in 64 bits.
+  static constexpr uint64_t quotient() {
+    uint64_t remainder = kCrc64Polynomial;  // reflected: its highest coefficient is bit 0
+    uint64_t result = 0;
+    for (int i = 0; i < 64; ++i) {
+      const bool divides = (remainder & 1) != 0;
+      result |= static_cast<uint64_t>(divides) << i;
+      remainder = (remainder >> 1) ^ (divides ? kCrc64Polynomial : 0);
+    }
+    return result;
+  }
+
+  // Times x^64, modulo the polynomial (Barrett): the tables would have to come from memory for every extent.
+  static Word reduce(__m128i x) {
+    const __m128i k = _mm_set_epi64x(static_cast<long long>(quotient()), static_cast<long long>(power(127)));
+    const __m128i p = _mm_cvtsi64_si128(static_cast<long long>(kCrc64Polynomial));
+    x = _mm_xor_si128(_mm_clmulepi64_si128(x, k, 0x00), _mm_srli_si128(x, 8));
+    const __m128i high = _mm_slli_epi64(_mm_clmulepi64_si128(x, k, 0x10), 1);
+    const __m128i multiple = _mm_clmulepi64_si128(_mm_xor_si128(x, high), p, 0x00);
+    const uint64_t low = static_cast<uint64_t>(_mm_extract_epi64(multiple, 1)) << 1 |
+                         static_cast<uint64_t>(_mm_cvtsi128_si64(multiple)) >> 63;
+    return static_cast<uint64_t>(_mm_extract_epi64(x, 1)) ^ low;
+  }
+
   static constexpr size_t fold_min = 64;
 };
 
@@ -72,10 +104,7 @@ inline __m128i fold128(__m128i x, __m128i next) {
 template <class R>
 inline typename R::Word fold_end(__m128i x, const uint8_t* data, size_t bytes) {
   for (; bytes >= 16; bytes -= 16, data += 16) x = fold128<R, 128>(x, load128(data));
-  // The register stands for 16 bytes of message before which the CRC's register was zero: ~0 inverted.
-  alignas(16) uint8_t last[16];
-  _mm_store_si128(reinterpret_cast<__m128i*>(last), x);
-  const typename R::Word crc = R::plain(static_cast<typename R::Word>(~uint64_t{0}), last, sizeof last);
+  const typename R::Word crc = ~R::reduce(x);
   return R::plain(crc, data, bytes);
 }
 

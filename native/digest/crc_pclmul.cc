@@ -8,6 +8,8 @@ namespace lunsync {
 
 namespace {
 
+constexpr size_t kPrefetchBytes = 2048;
+
 template <class R>
 typename R::Word fold(typename R::Word crc, const uint8_t* data, size_t bytes) {
   if (bytes < R::fold_min) return R::plain(crc, data, bytes);
@@ -18,6 +20,8 @@ typename R::Word fold(typename R::Word crc, const uint8_t* data, size_t bytes) {
   for (size_t i = 1; i < 8; ++i) x[i] = load128(data + 16 * i);
   size_t at = kStep;
   for (; at + kStep <= bytes; at += kStep) {
+    _mm_prefetch(reinterpret_cast<const char*>(data + at + kPrefetchBytes), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(data + at + kPrefetchBytes + 64), _MM_HINT_T0);
 #pragma GCC unroll 8
     for (size_t i = 0; i < 8; ++i) x[i] = fold128<R, 1024>(x[i], load128(data + at + 16 * i));
   }

@@ -8,7 +8,7 @@
 namespace lunsync {
 namespace {
 
-constexpr size_t kPrefetchBytes = 512;
+constexpr size_t kPrefetchBytes = 256;
 
 inline __m256i load256(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 

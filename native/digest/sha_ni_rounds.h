@@ -13,7 +13,7 @@ namespace lunsync {
 namespace {
 
 inline __m128i load_shuffled(const uint8_t* from, __m128i order) {
-  _mm_prefetch(reinterpret_cast<const char*>(from + 1024), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(from + 256), _MM_HINT_T0);
   return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)), order);
 }
 
