@@ -107,7 +107,9 @@ void Batch::State::advance(const uint8_t* const* rows, size_t count) {
     const uint8_t* const* mine = rows + group.first;
     const uint8_t* padded[kKernelLanesMax];
     if (group.lanes < group.width->lanes) {  // spare lanes repeat the last row, which is in the cache then
-      for (size_t lane = 0; lane < group.width->lanes; ++lane) padded[lane] = mine[std::min(lane, group.lanes - 1)];
+      for (size_t lane = 0; lane < group.width->lanes; ++lane) {
+        padded[lane] = mine[std::min(lane, group.lanes - 1)];
+      }
       mine = padded;
     }
     group.width->advance(group.state, mine, count);

@@ -54,7 +54,8 @@ size_t lanes_preferred(Algorithm algorithm) { return find_kernel(algorithm, null
 std::vector<const char*> kernels_available(Algorithm algorithm) {
   std::vector<const char*> names;
   for (const Kernel* const* kernel = kKernels; *kernel != nullptr; ++kernel) {
-    if ((*kernel)->algorithm == algorithm && (*kernel)->usable(cpu_features())) names.push_back((*kernel)->name);
+    if ((*kernel)->algorithm != algorithm || !(*kernel)->usable(cpu_features())) continue;
+    names.push_back((*kernel)->name);
   }
   return names;
 }

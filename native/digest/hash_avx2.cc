@@ -27,8 +27,10 @@ const Kernel kMd5Avx2 = {"avx2", Algorithm::md5, 16, usable,
 const Kernel kSha1Avx2Ni = {"avx2+sha", Algorithm::sha1, 16, usable_with_sha,
                             {{8, 5, kSha1Lanes}, {2, 2, sha1_ni_2}, {1, 1, sha1_ni_1}}};
 const Kernel kSha1Avx2 = {"avx2", Algorithm::sha1, 16, usable, {{8, 3, kSha1Lanes}, {1, 1, sha1_portable}}};
-const Kernel kSha256Avx2 = {"avx2", Algorithm::sha256, 16, usable, {{8, 3, kSha256Lanes}, {1, 1, sha256_portable}}};
-const Kernel kSha512Avx2 = {"avx2", Algorithm::sha512, 16, usable, {{4, 3, kSha512Lanes}, {1, 1, sha512_portable}}};
+const Kernel kSha256Avx2 = {"avx2", Algorithm::sha256, 16, usable,
+                            {{8, 3, kSha256Lanes}, {1, 1, sha256_portable}}};
+const Kernel kSha512Avx2 = {"avx2", Algorithm::sha512, 16, usable,
+                            {{4, 3, kSha512Lanes}, {1, 1, sha512_portable}}};
 
 }  // namespace lunsync
 

@@ -1,12 +1,13 @@
-// Every kernel by its name in the program, for the list in dispatch.cc; the functions that kernels share; and how a
-// CRC function becomes a kernel.
+// Every kernel by its name in the program, for the list in dispatch.cc; the functions that kernels share; and
+// how a CRC function becomes a kernel.
 #pragma once
 
 #include "digest/kernel.h"
 
 namespace lunsync {
 
-extern const Kernel kMd5Portable, kSha1Portable, kSha256Portable, kSha512Portable, kCrc32cPortable, kCrc64Portable;
+extern const Kernel kMd5Portable, kSha1Portable, kSha256Portable, kSha512Portable;
+extern const Kernel kCrc32cPortable, kCrc64Portable;
 
 // One message each, on any CPU.
 void md5_portable(void* state, const uint8_t* const* rows, size_t bytes);

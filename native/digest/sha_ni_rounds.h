@@ -1,5 +1,5 @@
-// SHA-1 and SHA-256 by the CPU's SHA instructions. One message leaves them waiting for their own results most of the
-// time, so N messages are interleaved.
+// SHA-1 and SHA-256 by the CPU's SHA instructions. One message leaves them waiting for their own results most
+// of the time, so N messages are interleaved.
 #pragma once
 
 #include <immintrin.h>
@@ -79,8 +79,8 @@ struct Sha256Ni {
 
 template <size_t N>
 struct Sha1Ni {
-  // Four rounds; w[n][g % 4] holds message words 4g … 4g + 3, the first in the highest position. `e` is A, B, C, D
-  // of four rounds before, from whose A the instruction makes E.
+  // Four rounds; w[n][g % 4] holds message words 4g … 4g + 3, the first in the highest position. `e` is A, B,
+  // C, D of four rounds before, from whose A the instruction makes E.
   template <size_t g>
   [[gnu::always_inline]] static inline void step(__m128i (&abcd)[N], __m128i (&e)[N], __m128i (&w)[N][4]) {
 #pragma GCC unroll 4

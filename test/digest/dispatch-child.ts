@@ -1,4 +1,5 @@
-// Run by dispatch.test.ts under one LUNSYNC_CPU: says which kernels are chosen and what they make of fixed messages.
+// Run by dispatch.test.ts under one LUNSYNC_CPU: says which kernels are chosen and what they make of fixed
+// messages.
 import { aesBlocks, crc32c, digestKernels, digestMessages } from "../../src/platform/native-digest.ts";
 import { bytesFrom, numbersFrom } from "./reference.ts";
 

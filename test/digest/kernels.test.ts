@@ -1,5 +1,5 @@
-// Every kernel of every algorithm that this CPU can run: published vectors; node:crypto or the bitwise definition for
-// any number of messages, any length and any slices.
+// Every kernel of every algorithm that this CPU can run: published vectors; node:crypto or the bitwise
+// definition for any number of messages, any length and any slices.
 import { describe, expect, test } from "vitest";
 import { digestKernels, digestMessages } from "../../src/platform/native-digest.ts";
 import { type AlgorithmName, algorithmNames, bytesFrom, numbersFrom, referenceDigest } from "./reference.ts";
@@ -7,7 +7,8 @@ import { type AlgorithmName, algorithmNames, bytesFrom, numbersFrom, referenceDi
 const million = Buffer.alloc(1_000_000, "a");
 const fips2 = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
 const fips4 =
-  "abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu";
+  "abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmn" +
+  "hijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu";
 const digits8 = "1234567890".repeat(8);
 
 // RFC 1321 A.5; FIPS 180 examples; the "check" of the CRC catalogue.

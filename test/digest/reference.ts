@@ -1,5 +1,5 @@
-// What the digest tests compare with: node:crypto (OpenSSL) for MD5 and the SHAs, and for the CRCs, which it lacks, the
-// definition bit by bit, independent of every kernel.
+// What the digest tests compare with: node:crypto (OpenSSL) for MD5 and the SHAs, and for the CRCs, which it
+// lacks, the definition bit by bit, independent of every kernel.
 import { createHash } from "node:crypto";
 
 /** In the order of the addon's algorithm numbers. */
@@ -18,7 +18,7 @@ export function crc32cBitwise(data: Uint8Array): number {
   return ~crc >>> 0;
 }
 
-/** CRC-64/XZ: the reflected polynomial is C96C5795D7870F42h, kept in two halves; all ones before and after. */
+/** CRC-64/XZ: the reflected polynomial is C96C5795D7870F42h; in two halves; all ones before and after. */
 export function crc64Bitwise(data: Uint8Array): bigint {
   let high = 0xffffffff;
   let low = 0xffffffff;
