@@ -33,7 +33,7 @@ typename R::Word fold(typename R::Word crc, const uint8_t* data, size_t bytes) {
       const uint8_t* from = data + at;
 #pragma GCC unroll 4
       for (size_t i = 0; i < 4; ++i) {
-        _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchBytes + 64 * i), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchBytes + 64 * i), _MM_HINT_T1);
       }
       x = fold512<R, 2048>(x, _mm512_loadu_si512(from));
       y = fold512<R, 2048>(y, _mm512_loadu_si512(from + 64));
