@@ -40,8 +40,6 @@ export interface SessionOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly crc32c: Crc32c;
-  readonly headerDigest?: boolean;
-  readonly dataDigest?: boolean;
   /** How long a lost connection is tried to be made again. */
   readonly reconnectMs?: number;
   readonly openTimeoutMs?: number;
@@ -204,11 +202,11 @@ export class IscsiSession implements ScsiDevice {
   // --- making and losing connections ---
 
   #connect(signal?: AbortSignal): Promise<Connection> {
-    const { initiatorName, random, clock, crc32c, headerDigest, dataDigest } = this.#options;
-    const digest = (wanted: boolean | undefined) => (wanted ? ["CRC32C"] : ["None", "CRC32C"]);
+    const { initiatorName, random, clock, crc32c } = this.#options;
+    const digest = (wanted: boolean) => (wanted ? ["CRC32C"] : ["None", "CRC32C"]);
     const wishes: Wishes = {
-      HeaderDigest: digest(headerDigest),
-      DataDigest: digest(dataDigest),
+      HeaderDigest: digest(this.address.headerDigest),
+      DataDigest: digest(this.address.dataDigest),
       MaxRecvDataSegmentLength: receiveSegmentBytes,
       InitialR2T: false,
       ImmediateData: true,
