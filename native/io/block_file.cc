@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 
 namespace lunsync {
 
@@ -240,9 +241,21 @@ int BlockFile::next_data_for_reading(uint64_t offset, uint64_t end, DataRange* r
 uint64_t BlockFile::first_unreadable(uint64_t offset, uint64_t bytes, uint32_t block_bytes, bool direct) const {
   std::unique_ptr<void, FreeDeleter> block(std::aligned_alloc(kDirectAlignment, std::max<size_t>(block_bytes, kDirectAlignment)));
   if (!block) return offset;
-  for (uint64_t at = offset; at < offset + bytes; at += block_bytes) {
-    iovec iov = {block.get(), static_cast<size_t>(std::min<uint64_t>(block_bytes, offset + bytes - at))};
-    if (read(at, &iov, 1, direct) < 0) return at;
+  const auto search = [&](bool past_cache) -> std::optional<uint64_t> {
+    for (uint64_t at = offset; at < offset + bytes; at += block_bytes) {
+      iovec iov = {block.get(), static_cast<size_t>(std::min<uint64_t>(block_bytes, offset + bytes - at))};
+      const int error = read(at, &iov, 1, past_cache);
+      if (error == -EINVAL && past_cache) return std::nullopt;  // the device's blocks are larger than the volume's
+      if (error < 0) return at;
+    }
+    return std::nullopt;
+  };
+  // The page cache knows pages only: past it, a failure is the block's own.
+  if (direct_fd_ >= 0) {
+    if (const auto at = search(true)) return *at;
+  }
+  if (!direct) {
+    if (const auto at = search(false)) return *at;
   }
   return offset;
 }

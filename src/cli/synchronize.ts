@@ -194,7 +194,8 @@ async function run(
       outcome = writable ? await synchronize({ ...job, verify, beforeImages }) : await compare(job);
     } finally {
       progress.stop();
-      await beforeImages?.end();
+      const problem = await beforeImages?.end();
+      if (problem !== undefined) process.stderr.write(`Warning: ${problem}\n`);
     }
     await using _ranges = outcome.ranges;
     const context: ReportContext = {

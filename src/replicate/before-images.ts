@@ -208,11 +208,19 @@ export class BeforeImages {
     return images;
   }
 
-  /** Closes the run's folder, in which the time of its end is noted. */
-  async end(): Promise<void> {
-    await this.#images?.close();
-    this.#images = undefined;
-    if (this.#folder === undefined || this.#manifest === undefined) return;
-    await writeManifest(this.#folder, { ...this.#manifest, ended: new Date(this.#nowMs()).toISOString() });
+  /**
+   * Closes the run's folder, in which the time of its end is noted. Returns what went wrong with that, if anything: the
+   * before-images are whole all the same.
+   */
+  async end(): Promise<string | undefined> {
+    try {
+      await this.#images?.close();
+      this.#images = undefined;
+      if (this.#folder === undefined || this.#manifest === undefined) return undefined;
+      await writeManifest(this.#folder, { ...this.#manifest, ended: new Date(this.#nowMs()).toISOString() });
+      return undefined;
+    } catch (error) {
+      return `Cannot note the end of the run in "${this.#folder}": ${messageOf(error)}`;
+    }
   }
 }

@@ -121,6 +121,7 @@ test("blocks that can't be read or written are named, and all the rest is done",
 
     const compared = await compare({ ...job, counters: new Counters() });
     expect(new Set(compared.bad.map((bad) => extentOf(job, bad.lba)))).toEqual(blind);
+    expect(compared.extents.compared).toBe(compared.extents.total - blind.size);
     if (blind.size > 0) expect(compared.verdict).toBe("incomplete");
 
     const outcome = await synchronize({ ...job, verify: random() < 0.5 });
