@@ -1,4 +1,5 @@
-// AES-128 by AES-NI, four blocks and keys interleaved: the key schedule's latency is what costs, not the blocks.
+// AES-128 by AES-NI, four blocks and keys interleaved: the key schedule's latency is what costs, not the
+// blocks.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -37,7 +38,8 @@ inline void encrypt(const uint8_t* keys, const uint8_t* in, uint8_t* out) {
   for (size_t round = 1; round <= kRounds; ++round) {
     for (size_t i = 0; i < N; ++i) {
       key[i] = next_round_key(key[i], kRoundConstants[round - 1]);
-      state[i] = round < kRounds ? _mm_aesenc_si128(state[i], key[i]) : _mm_aesenclast_si128(state[i], key[i]);
+      state[i] =
+          round < kRounds ? _mm_aesenc_si128(state[i], key[i]) : _mm_aesenclast_si128(state[i], key[i]);
     }
   }
   for (size_t i = 0; i < N; ++i) store(out + 16 * i, state[i]);
@@ -48,7 +50,9 @@ inline void decrypt(const uint8_t* keys, const uint8_t* in, uint8_t* out) {
   __m128i key[kRounds + 1][N], state[N];
   for (size_t i = 0; i < N; ++i) key[0][i] = load(keys + 16 * i);
   for (size_t round = 1; round <= kRounds; ++round) {
-    for (size_t i = 0; i < N; ++i) key[round][i] = next_round_key(key[round - 1][i], kRoundConstants[round - 1]);
+    for (size_t i = 0; i < N; ++i) {
+      key[round][i] = next_round_key(key[round - 1][i], kRoundConstants[round - 1]);
+    }
   }
   for (size_t i = 0; i < N; ++i) state[i] = _mm_xor_si128(load(in + 16 * i), key[kRounds][i]);
   for (size_t round = kRounds - 1; round >= 1; --round) {
@@ -61,13 +65,17 @@ inline void decrypt(const uint8_t* keys, const uint8_t* in, uint8_t* out) {
 
 void aes128_encrypt_ni(const uint8_t* keys, const uint8_t* in, size_t count, uint8_t* out) {
   size_t i = 0;
-  for (; i + kInterleaved <= count; i += kInterleaved) encrypt<kInterleaved>(keys + 16 * i, in + 16 * i, out + 16 * i);
+  for (; i + kInterleaved <= count; i += kInterleaved) {
+    encrypt<kInterleaved>(keys + 16 * i, in + 16 * i, out + 16 * i);
+  }
   for (; i < count; ++i) encrypt<1>(keys + 16 * i, in + 16 * i, out + 16 * i);
 }
 
 void aes128_decrypt_ni(const uint8_t* keys, const uint8_t* in, size_t count, uint8_t* out) {
   size_t i = 0;
-  for (; i + kInterleaved <= count; i += kInterleaved) decrypt<kInterleaved>(keys + 16 * i, in + 16 * i, out + 16 * i);
+  for (; i + kInterleaved <= count; i += kInterleaved) {
+    decrypt<kInterleaved>(keys + 16 * i, in + 16 * i, out + 16 * i);
+  }
   for (; i < count; ++i) decrypt<1>(keys + 16 * i, in + 16 * i, out + 16 * i);
 }
 

@@ -21,12 +21,30 @@ struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-void store_big_endian(uint64_t value, size_t bytes, uint8_t* out) {
-  for (size_t i = 0; i < bytes; ++i) out[i] = static_cast<uint8_t>(value >> (8 * (bytes - 1 - i)));
+// The bytes of a word as they must stand in memory: `big`-endian or not.
+uint32_t in_order(uint32_t word, bool big) {
+  return big == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) ? __builtin_bswap32(word) : word;
 }
 
-void store_little_endian(uint64_t value, size_t bytes, uint8_t* out) {
-  for (size_t i = 0; i < bytes; ++i) out[i] = static_cast<uint8_t>(value >> (8 * i));
+uint64_t in_order(uint64_t word, bool big) {
+  return big == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) ? __builtin_bswap64(word) : word;
+}
+
+// Writes the words of one lane, which stand `lanes` words apart.
+template <class Word>
+void write_digest(const uint8_t* state, size_t lanes, size_t words, bool big, uint8_t* out) {
+  for (size_t w = 0; w < words; ++w) {
+    Word word;
+    std::memcpy(&word, state + w * lanes * sizeof word, sizeof word);
+    word = in_order(word, big);
+    std::memcpy(out + w * sizeof word, &word, sizeof word);
+  }
+}
+
+// Sets `count` words from the one numbered `first` on.
+template <class Word>
+void fill(uint8_t* state, size_t first, size_t count, Word word) {
+  for (size_t i = first; i < first + count; ++i) std::memcpy(state + i * sizeof word, &word, sizeof word);
 }
 
 }  // namespace
@@ -87,13 +105,11 @@ void Batch::start(size_t lanes) {
     const Width* width = s.kernel->widths;
     while (width->lanes_min > lanes - first) ++width;
     s.groups.push_back({width, first, std::min(width->lanes, lanes - first), state});
-    for (size_t i = 0; i < traits.words * width->lanes; ++i) {
-      // The bytes of a word in memory are the CPU's own order here, as the kernels load them.
+    for (size_t w = 0; w < traits.words; ++w) {
       if (traits.word_bytes == 4) {
-        const uint32_t word = static_cast<uint32_t>(traits.initial[i / width->lanes]);
-        std::memcpy(state + 4 * i, &word, 4);
+        fill(state, w * width->lanes, width->lanes, static_cast<uint32_t>(traits.initial[w]));
       } else {
-        std::memcpy(state + 8 * i, &traits.initial[i / width->lanes], 8);
+        fill(state, w * width->lanes, width->lanes, traits.initial[w]);
       }
     }
     state += round_up(traits.words * width->lanes * traits.word_bytes, 64);
@@ -107,7 +123,9 @@ void Batch::State::advance(const uint8_t* const* rows, size_t count) {
     const uint8_t* const* mine = rows + group.first;
     const uint8_t* padded[kKernelLanesMax];
     if (group.lanes < group.width->lanes) {  // spare lanes repeat the last row, which is in the cache then
-      for (size_t lane = 0; lane < group.width->lanes; ++lane) padded[lane] = mine[std::min(lane, group.lanes - 1)];
+      for (size_t lane = 0; lane < group.width->lanes; ++lane) {
+        padded[lane] = mine[std::min(lane, group.lanes - 1)];
+      }
       mine = padded;
     }
     group.width->advance(group.state, mine, count);
@@ -137,32 +155,23 @@ void Batch::finish(uint8_t* out, size_t out_stride) {
       uint8_t* tail = &s.tails[lane * 2 * kBlockBytesMax];
       std::memset(tail + s.tail_bytes, 0, padded - s.tail_bytes);
       tail[s.tail_bytes] = 0x80;
-      const auto store = traits.big_endian ? store_big_endian : store_little_endian;
-      store(s.bytes * 8, 8, tail + padded - 8);
+      const uint64_t bits = in_order(s.bytes * 8, traits.big_endian);
+      std::memcpy(tail + padded - 8, &bits, 8);
     }
     s.advance(s.tail_rows.data(), padded);
   }
   for (const State::Group& group : s.groups) {
     for (size_t lane = 0; lane < group.lanes; ++lane) {
       uint8_t* digest = out + (group.first + lane) * out_stride;
-      if (traits.block_bytes == 1) {
-        uint64_t crc;
-        std::memcpy(&crc, group.state + lane * 8, 8);
-        store_big_endian(crc, traits.digest_bytes, digest);
-        continue;
-      }
-      const auto store = traits.big_endian ? store_big_endian : store_little_endian;
-      for (size_t w = 0; w < traits.words; ++w) {
-        const uint8_t* from = group.state + (w * group.width->lanes + lane) * traits.word_bytes;
-        uint32_t word32;
-        uint64_t word;
-        if (traits.word_bytes == 4) {
-          std::memcpy(&word32, from, 4);
-          word = word32;
-        } else {
-          std::memcpy(&word, from, 8);
-        }
-        store(word, traits.word_bytes, digest + w * traits.word_bytes);
+      const uint8_t* state = group.state + lane * traits.word_bytes;
+      if (traits.block_bytes == 1) {  // the CRC is the low end of its word
+        uint8_t crc[8];
+        write_digest<uint64_t>(state, 1, 1, true, crc);
+        std::memcpy(digest, crc + 8 - traits.digest_bytes, traits.digest_bytes);
+      } else if (traits.word_bytes == 4) {
+        write_digest<uint32_t>(state, group.width->lanes, traits.words, traits.big_endian, digest);
+      } else {
+        write_digest<uint64_t>(state, group.width->lanes, traits.words, traits.big_endian, digest);
       }
     }
   }

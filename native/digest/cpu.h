@@ -1,7 +1,7 @@
 // What this CPU and its operating system can run, as far as kernels ask for it; found out once per process.
 //
-// The environment variable LUNSYNC_CPU (portable, sse, avx2 or avx512) caps the level: features above it read as
-// absent, so that every path can be exercised on one machine. Other values are ignored.
+// The environment variable LUNSYNC_CPU (portable, sse, avx2 or avx512) caps the level: features above it read
+// as absent, so that every path can be exercised on one machine. Other values are ignored.
 #pragma once
 
 namespace lunsync {

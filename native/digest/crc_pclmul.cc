@@ -1,4 +1,5 @@
-// CRC-32C and CRC-64/XZ by folding eight 128-bit registers, and CRC-32C by the crc32 instruction on three streams.
+// CRC-32C and CRC-64/XZ by folding eight 128-bit registers, and CRC-32C by the crc32 instruction on three
+// streams.
 #if defined(__x86_64__)
 
 #include "digest/crc_fold.h"
@@ -8,16 +9,21 @@ namespace lunsync {
 
 namespace {
 
+constexpr size_t kPrefetchBytes = 2048;
+
 template <class R>
 typename R::Word fold(typename R::Word crc, const uint8_t* data, size_t bytes) {
   if (bytes < R::fold_min) return R::plain(crc, data, bytes);
   constexpr size_t kStep = 8 * 16;
   __m128i x[8];
-  x[0] = _mm_xor_si128(load128(data), _mm_cvtsi64_si128(static_cast<long long>(static_cast<typename R::Word>(~crc))));
+  const typename R::Word before = ~crc;
+  x[0] = _mm_xor_si128(load128(data), _mm_cvtsi64_si128(static_cast<long long>(before)));
   if (bytes < 2 * kStep) return fold_end<R>(x[0], data + 16, bytes - 16);
   for (size_t i = 1; i < 8; ++i) x[i] = load128(data + 16 * i);
   size_t at = kStep;
   for (; at + kStep <= bytes; at += kStep) {
+    _mm_prefetch(reinterpret_cast<const char*>(data + at + kPrefetchBytes), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(data + at + kPrefetchBytes + 64), _MM_HINT_T0);
 #pragma GCC unroll 8
     for (size_t i = 0; i < 8; ++i) x[i] = fold128<R, 1024>(x[i], load128(data + at + 16 * i));
   }
@@ -37,15 +43,12 @@ template <size_t stretch>
 inline uint32_t three_streams(uint32_t crc, const uint8_t*& data, size_t& bytes) {
   constexpr uint64_t over_one = Crc32cRules::power(8 * stretch - 33);
   constexpr uint64_t over_two = Crc32cRules::power(16 * stretch - 33);
-  const auto word = [&](size_t at) {
-    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(data + at))));
-  };
   for (; bytes >= 3 * stretch; bytes -= 3 * stretch, data += 3 * stretch) {
     uint64_t a = crc, b = 0, c = 0;
     for (size_t at = 0; at < stretch; at += 8) {
-      a = _mm_crc32_u64(a, word(at));
-      b = _mm_crc32_u64(b, word(stretch + at));
-      c = _mm_crc32_u64(c, word(2 * stretch + at));
+      a = _mm_crc32_u64(a, load64(data + at));
+      b = _mm_crc32_u64(b, load64(data + stretch + at));
+      c = _mm_crc32_u64(c, load64(data + 2 * stretch + at));
     }
     crc = carry_over(static_cast<uint32_t>(a), over_two) ^ carry_over(static_cast<uint32_t>(b), over_one) ^
           static_cast<uint32_t>(c);

@@ -1,5 +1,5 @@
-// Tables of the two reflected CRCs for a byte at a time and for sixteen at once (slicing): entry [k][b] is what byte b
-// contributes when k more bytes follow it.
+// Tables of the two reflected CRCs for a byte at a time and for sixteen at once (slicing): entry [k][b] is
+// what byte b contributes when k more bytes follow it.
 #pragma once
 
 #include <array>

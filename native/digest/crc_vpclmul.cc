@@ -14,8 +14,9 @@ template <class R, unsigned bits>
 inline __m512i fold512(__m512i x, __m512i next) {
   const __m512i k = _mm512_broadcast_i32x4(_mm_set_epi64x(static_cast<long long>(Over<R, bits>::second),
                                                           static_cast<long long>(Over<R, bits>::first)));
-  return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(x, k, 0x00), _mm512_clmulepi64_epi128(x, k, 0x11), next,
-                                   0x96);
+  const __m512i first = _mm512_clmulepi64_epi128(x, k, 0x00);
+  const __m512i second = _mm512_clmulepi64_epi128(x, k, 0x11);
+  return _mm512_ternarylogic_epi64(first, second, next, 0x96);  // the XOR of all three
 }
 
 template <class R>
@@ -32,7 +33,7 @@ typename R::Word fold(typename R::Word crc, const uint8_t* data, size_t bytes) {
       const uint8_t* from = data + at;
 #pragma GCC unroll 4
       for (size_t i = 0; i < 4; ++i) {
-        _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchBytes + 64 * i), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchBytes + 64 * i), _MM_HINT_T1);
       }
       x = fold512<R, 2048>(x, _mm512_loadu_si512(from));
       y = fold512<R, 2048>(y, _mm512_loadu_si512(from + 64));

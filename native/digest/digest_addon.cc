@@ -1,5 +1,5 @@
-// The face of digest kernels and of encoding towards JavaScript: crc32c and isZero for every day, the rest for tests
-// and benchmarks. Arguments that could lead outside of a buffer are refused with a TypeError.
+// The face of digest kernels and of encoding towards JavaScript: crc32c and isZero for every day, the rest
+// for tests and benchmarks. Arguments that could lead outside of a buffer are refused with a TypeError.
 #include "digest/digest_addon.h"
 
 #include <node_api.h>
@@ -72,7 +72,8 @@ napi_value is_zero_function(napi_env env, napi_callback_info info) {
 
 Algorithm algorithm_argument(const Napi::CallbackInfo& info, size_t index) {
   const double number = info[index].IsNumber() ? info[index].As<Napi::Number>().DoubleValue() : -1;
-  if (!(number >= 0 && number < static_cast<double>(kAlgorithmCount))) refuse(info.Env(), "unknown algorithm");
+  const double end = static_cast<double>(kAlgorithmCount);
+  if (!(number >= 0 && number < end)) refuse(info.Env(), "unknown algorithm");
   return static_cast<Algorithm>(number);
 }
 
@@ -99,7 +100,9 @@ Napi::Value digest_kernels(const Napi::CallbackInfo& info) {
     const Algorithm algorithm = static_cast<Algorithm>(i);
     Napi::Object entry = Napi::Object::New(env);
     Napi::Array names = Napi::Array::New(env);
-    for (const char* name : kernels_available(algorithm)) names[names.Length()] = Napi::String::New(env, name);
+    for (const char* name : kernels_available(algorithm)) {
+      names[names.Length()] = Napi::String::New(env, name);
+    }
     entry["algorithm"] = Napi::String::New(env, algorithm_name(algorithm));
     entry["digestBytes"] = Napi::Number::New(env, static_cast<double>(digest_bytes(algorithm)));
     entry["chosen"] = Napi::String::New(env, kernel_chosen(algorithm));
@@ -149,7 +152,8 @@ Napi::Value encode_identifiers(const Napi::CallbackInfo& info) {
   const uint8_t* identifiers;
   const uint8_t* blocks;
   size_t identifiers_length, blocks_length;
-  if (!bytes_of(env, info[0], &identifiers, &identifiers_length) || !bytes_of(env, info[2], &blocks, &blocks_length)) {
+  if (!bytes_of(env, info[0], &identifiers, &identifiers_length) ||
+      !bytes_of(env, info[2], &blocks, &blocks_length)) {
     refuse(env, "encodeIdentifiers: identifiers and blocks are Uint8Arrays");
   }
   const size_t width = size_argument(info, 1, "encodeIdentifiers: identifierBytes is no positive number");

@@ -23,12 +23,15 @@ constexpr Traits kTraits[kAlgorithmCount] = {
 
 const Kernel* const kKernels[] = {
 #if defined(__x86_64__)
-    &kMd5Avx512, &kSha1Avx512, &kSha256Avx512, &kSha512Avx512,
-    &kMd5Avx512x3,&kMd5Avx512x1,&kSha1Avx512x1,&kSha256Avx512x2,&kSha512Avx512x2,
-    &kCrc32cVpclmul, &kCrc32cPclmul, &kCrc32cThree, &kCrc32cOne, &kCrc64Vpclmul, &kCrc64Pclmul,
-    &kSha1Ni, &kSha256Ni, &kMd5Avx2, &kSha1Avx2, &kSha256Avx2, &kSha512Avx2,
+    &kMd5Avx512,      &kMd5Avx2,
+    &kSha1Avx512Ni,   &kSha1Avx512,    &kSha1Avx2Ni,   &kSha1Avx2,   &kSha1Ni,
+    &kSha256Avx512Ni, &kSha256Avx512,  &kSha256Ni,     &kSha256Avx2,
+    &kSha512Avx512,   &kSha512Avx2,
+    &kCrc32cVpclmul,  &kCrc32cPclmul,  &kCrc32cThree,  &kCrc32cOne,
+    &kCrc64Vpclmul,   &kCrc64Pclmul,
 #endif
-    &kMd5Portable, &kSha1Portable, &kSha256Portable, &kSha512Portable, &kCrc32cPortable, &kCrc64Portable,
+    &kMd5Portable,    &kSha1Portable,  &kSha256Portable, &kSha512Portable,
+    &kCrc32cPortable, &kCrc64Portable,
     nullptr,
 };
 
@@ -51,7 +54,8 @@ size_t lanes_preferred(Algorithm algorithm) { return find_kernel(algorithm, null
 std::vector<const char*> kernels_available(Algorithm algorithm) {
   std::vector<const char*> names;
   for (const Kernel* const* kernel = kKernels; *kernel != nullptr; ++kernel) {
-    if ((*kernel)->algorithm == algorithm && (*kernel)->usable(cpu_features())) names.push_back((*kernel)->name);
+    if ((*kernel)->algorithm != algorithm || !(*kernel)->usable(cpu_features())) continue;
+    names.push_back((*kernel)->name);
   }
   return names;
 }

@@ -42,7 +42,9 @@ void derive_keys(const uint8_t* identifiers, size_t identifier_bytes, size_t cou
     batch.start(lanes);
     batch.update(rows, identifier_bytes);
     batch.finish(digests, kSha256Bytes);
-    for (size_t i = 0; i < lanes; ++i) std::memcpy(keys + (done + i) * kKeyBytes, digests + i * kSha256Bytes, kKeyBytes);
+    for (size_t i = 0; i < lanes; ++i) {
+      std::memcpy(keys + (done + i) * kKeyBytes, digests + i * kSha256Bytes, kKeyBytes);
+    }
   }
 }
 
@@ -63,7 +65,8 @@ void encoding_block(const uint8_t initial_value[16], uint64_t lba, uint8_t block
 }
 
 bool is_zero(const uint8_t* data, size_t bytes) {
-  // Pieces small enough to stop early where data begins, large enough for the vectors the compiler makes of them.
+  // Pieces small enough to stop early where data begins, large enough for the vectors the compiler makes of
+  // them.
   constexpr size_t kPiece = 256;
   for (; bytes >= kPiece; bytes -= kPiece, data += kPiece) {
     uint64_t words[kPiece / 8];

@@ -12,18 +12,33 @@ namespace {
 using Word32 = OneLane<uint32_t>;
 using Word64 = OneLane<uint64_t>;
 
-// One lane would do for hashing, but what is done with the values (keys, AES) gains from groups.
-constexpr size_t kPreferred = 16;
-
 bool always(const CpuFeatures&) { return true; }
+
+constexpr Kernel one_lane(Algorithm algorithm, Advance advance) {
+  return {"portable", algorithm, kSingleLanePreferred, always, {{1, 1, advance}}};
+}
 
 }  // namespace
 
-const Kernel kMd5Portable = {"portable", Algorithm::md5, kPreferred, always, {{1, 1, Md5<Word32, 1>::advance}}};
-const Kernel kSha1Portable = {"portable", Algorithm::sha1, kPreferred, always, {{1, 1, Sha1<Word32, 1>::advance}}};
-const Kernel kSha256Portable = {
-    "portable", Algorithm::sha256, kPreferred, always, {{1, 1, Sha2<Sha256Rules, Word32, 1>::advance}}};
-const Kernel kSha512Portable = {
-    "portable", Algorithm::sha512, kPreferred, always, {{1, 1, Sha2<Sha512Rules, Word64, 1>::advance}}};
+void md5_portable(void* state, const uint8_t* const* rows, size_t bytes) {
+  Md5<Word32, 1>::advance(state, rows, bytes);
+}
+
+void sha1_portable(void* state, const uint8_t* const* rows, size_t bytes) {
+  Sha1<Word32, 1>::advance(state, rows, bytes);
+}
+
+void sha256_portable(void* state, const uint8_t* const* rows, size_t bytes) {
+  Sha2<Sha256Rules, Word32, 1>::advance(state, rows, bytes);
+}
+
+void sha512_portable(void* state, const uint8_t* const* rows, size_t bytes) {
+  Sha2<Sha512Rules, Word64, 1>::advance(state, rows, bytes);
+}
+
+const Kernel kMd5Portable = one_lane(Algorithm::md5, md5_portable);
+const Kernel kSha1Portable = one_lane(Algorithm::sha1, sha1_portable);
+const Kernel kSha256Portable = one_lane(Algorithm::sha256, sha256_portable);
+const Kernel kSha512Portable = one_lane(Algorithm::sha512, sha512_portable);
 
 }  // namespace lunsync

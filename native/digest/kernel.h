@@ -1,8 +1,9 @@
 // What a kernel is, and which there are.
 //
-// A kernel advances the states of several messages by equally many bytes of each. State: word w of lane l stands
-// at [w * lanes + l], 32 or 64 bits wide as the algorithm has it; a CRC is one 64-bit word, the CRC of what came
-// before (0 at the start). A kernel may have several widths; Batch covers its messages with the widest that pays.
+// A kernel advances the states of several messages by equally many bytes of each. State: word w of lane l
+// stands at [w * lanes + l], 32 or 64 bits wide as the algorithm has it; a CRC is one 64-bit word, the CRC of
+// what came before (0 at the start). A kernel may have several widths; Batch covers its messages with the
+// widest that pays.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +14,8 @@
 
 namespace lunsync {
 
-constexpr size_t kWidthsMax = 4;
-constexpr size_t kKernelLanesMax = 48;
+constexpr size_t kWidthsMax = 3;
+constexpr size_t kKernelLanesMax = 32;
 
 // `bytes` is a multiple of the algorithm's block; any number for a CRC. `state` is aligned to 64 bytes.
 using Advance = void (*)(void* state, const uint8_t* const* rows, size_t bytes);

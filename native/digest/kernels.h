@@ -1,20 +1,39 @@
-// Every kernel by its name in the program, for the list in dispatch.cc; and how a CRC function becomes a kernel.
+// Every kernel by its name in the program, for the list in dispatch.cc; the functions that kernels share; and
+// how a CRC function becomes a kernel.
 #pragma once
 
 #include "digest/kernel.h"
 
 namespace lunsync {
 
-extern const Kernel kMd5Portable, kSha1Portable, kSha256Portable, kSha512Portable, kCrc32cPortable, kCrc64Portable;
+extern const Kernel kMd5Portable, kSha1Portable, kSha256Portable, kSha512Portable;
+extern const Kernel kCrc32cPortable, kCrc64Portable;
+
+// One message each, on any CPU.
+void md5_portable(void* state, const uint8_t* const* rows, size_t bytes);
+void sha1_portable(void* state, const uint8_t* const* rows, size_t bytes);
+void sha256_portable(void* state, const uint8_t* const* rows, size_t bytes);
+void sha512_portable(void* state, const uint8_t* const* rows, size_t bytes);
 
 #if defined(__x86_64__)
-extern const Kernel kMd5Avx512, kSha1Avx512, kSha256Avx512, kSha512Avx512,kMd5Avx512x3,kMd5Avx512x1,kSha1Avx512x1,kSha256Avx512x2,kSha512Avx512x2;
-extern const Kernel kCrc32cVpclmul, kCrc64Vpclmul, kCrc32cPclmul, kCrc64Pclmul, kCrc32cThree, kCrc32cOne;
-extern const Kernel kSha1Ni, kSha256Ni, kMd5Avx2, kSha1Avx2, kSha256Avx2, kSha512Avx2;
+
+extern const Kernel kMd5Avx512, kMd5Avx2;
+extern const Kernel kSha1Avx512Ni, kSha1Avx512, kSha1Avx2Ni, kSha1Avx2, kSha1Ni;
+extern const Kernel kSha256Avx512Ni, kSha256Avx512, kSha256Ni, kSha256Avx2;
+extern const Kernel kSha512Avx512, kSha512Avx2;
+extern const Kernel kCrc32cVpclmul, kCrc32cPclmul, kCrc32cThree, kCrc32cOne;
+extern const Kernel kCrc64Vpclmul, kCrc64Pclmul;
+
+// Two messages or one, only where cpu_features().sha.
+void sha1_ni_2(void* state, const uint8_t* const* rows, size_t bytes);
+void sha1_ni_1(void* state, const uint8_t* const* rows, size_t bytes);
+void sha256_ni_2(void* state, const uint8_t* const* rows, size_t bytes);
+void sha256_ni_1(void* state, const uint8_t* const* rows, size_t bytes);
+
 #endif
 
-// CRCs gain nothing from lanes, but what is done with their values (keys, AES) does.
-constexpr size_t kCrcPreferred = 16;
+// These gain nothing from lanes, but what is done with their values (keys, AES) gains from groups.
+constexpr size_t kSingleLanePreferred = 16;
 
 namespace {
 
@@ -26,7 +45,7 @@ void crc_advance(void* state, const uint8_t* const* rows, size_t bytes) {
 
 template <auto function>
 constexpr Kernel crc_kernel(const char* name, Algorithm algorithm, bool (*usable)(const CpuFeatures&)) {
-  return {name, algorithm, kCrcPreferred, usable, {{1, 1, crc_advance<function>}}};
+  return {name, algorithm, kSingleLanePreferred, usable, {{1, 1, crc_advance<function>}}};
 }
 
 }  // namespace

@@ -8,9 +8,20 @@
 namespace lunsync {
 namespace {
 
-constexpr size_t kPrefetchBytes = 512;
+constexpr size_t kPrefetchBytes = 256;
 
-inline __m256i load256(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline __m256i load256(const uint8_t* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+// The same order of bytes in both halves; words as _mm_set_epi32 has them.
+inline __m256i both_halves(int w3, int w2, int w1, int w0) {
+  return _mm256_broadcastsi128_si256(_mm_set_epi32(w3, w2, w1, w0));
+}
+
+inline void prefetch(const uint8_t* from) {
+  _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchBytes), _MM_HINT_T0);
+}
 
 struct Bits256 {
   using T = __m256i;
@@ -32,8 +43,7 @@ struct Lanes8x32 : Bits256 {
   template <int n>
   static T rotl(T x) {
     if constexpr (n == 16) {
-      return _mm256_shuffle_epi8(x, _mm256_set_epi32(0x0d0c0f0e, 0x09080b0a, 0x05040706, 0x01000302, 0x0d0c0f0e,
-                                                     0x09080b0a, 0x05040706, 0x01000302));
+      return _mm256_shuffle_epi8(x, both_halves(0x0d0c0f0e, 0x09080b0a, 0x05040706, 0x01000302));
     }
     return bit_or(_mm256_slli_epi32(x, n), _mm256_srli_epi32(x, 32 - n));
   }
@@ -44,10 +54,9 @@ struct Lanes8x32 : Bits256 {
 
   template <bool big>
   [[gnu::always_inline]] static inline void load_block(T (&out)[16], const uint8_t* const* rows, size_t at) {
-    const T swap = _mm256_set_epi32(0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203, 0x0c0d0e0f, 0x08090a0b,
-                                    0x04050607, 0x00010203);
+    const T swap = both_halves(0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203);
 #pragma GCC unroll 8
-    for (size_t i = 0; i < 8; ++i) _mm_prefetch(reinterpret_cast<const char*>(rows[i] + at + kPrefetchBytes), _MM_HINT_T0);
+    for (size_t i = 0; i < 8; ++i) prefetch(rows[i] + at);
 #pragma GCC unroll 2
     for (size_t half = 0; half < 2; ++half) {
       T quad[8];  // [4g + i]: of rows 4g … 4g + 3, words i and 4 + i
@@ -86,8 +95,7 @@ struct Lanes4x64 : Bits256 {
   template <int n>
   static T rotr(T x) {
     if constexpr (n == 8) {
-      return _mm256_shuffle_epi8(x, _mm256_set_epi32(0x080f0e0d, 0x0c0b0a09, 0x00070605, 0x04030201, 0x080f0e0d,
-                                                     0x0c0b0a09, 0x00070605, 0x04030201));
+      return _mm256_shuffle_epi8(x, both_halves(0x080f0e0d, 0x0c0b0a09, 0x00070605, 0x04030201));
     }
     return rotl<64 - n>(x);
   }
@@ -96,12 +104,11 @@ struct Lanes4x64 : Bits256 {
 
   template <bool big>
   [[gnu::always_inline]] static inline void load_block(T (&out)[16], const uint8_t* const* rows, size_t at) {
-    const T swap = _mm256_set_epi32(0x08090a0b, 0x0c0d0e0f, 0x00010203, 0x04050607, 0x08090a0b, 0x0c0d0e0f,
-                                    0x00010203, 0x04050607);
+    const T swap = both_halves(0x08090a0b, 0x0c0d0e0f, 0x00010203, 0x04050607);
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(rows[i] + at + kPrefetchBytes), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(rows[i] + at + kPrefetchBytes + 64), _MM_HINT_T0);
+      prefetch(rows[i] + at);
+      prefetch(rows[i] + at + 64);
     }
 #pragma GCC unroll 4
     for (size_t quarter = 0; quarter < 4; ++quarter) {

@@ -9,7 +9,7 @@ namespace lunsync {
 namespace {
 
 // How far ahead of its use data is fetched: many rows at once are more streams than the hardware follows.
-constexpr size_t kPrefetchBytes = 512;
+constexpr size_t kPrefetchBytes = 256;
 
 // The three-operand operations of vpternlog: bit i of the number is the result for the operands' bits i.
 constexpr int kTernaryParity = 0x96;

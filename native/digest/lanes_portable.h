@@ -1,5 +1,5 @@
-// The operations that the digests' rounds are written in, on a single word: one lane, any CPU. The vector versions
-// (lanes_sse.h, lanes_avx2.h, lanes_avx512.h) give the same operations for every lane.
+// The operations that the digests' rounds are written in, on a single word: one lane, any CPU. The vector
+// versions (lanes_avx2.h, lanes_avx512.h) give the same operations for every lane.
 #pragma once
 
 #include <cstring>

@@ -1,5 +1,6 @@
-// MD5 (RFC 1321) on vectors of 32-bit words, one message in each lane; N vectors are interleaved so that one's
-// latency hides behind the others' work. V gives the operations; see lanes_portable.h for what they mean.
+// MD5 (RFC 1321) on vectors of 32-bit words, one message in each lane; N vectors are interleaved so that
+// one's latency hides behind the others' work. V gives the operations; see lanes_portable.h for what they
+// mean.
 #pragma once
 
 #include <utility>
@@ -18,7 +19,8 @@ struct Md5 {
   [[gnu::always_inline]] static inline void step(T (&s)[4][N], const T (&x)[N][16]) {
     constexpr int kShifts[4][4] = {{7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
     constexpr size_t round = I / 16;
-    constexpr size_t word = round == 0 ? I : round == 1 ? (5 * I + 1) % 16 : round == 2 ? (3 * I + 5) % 16 : 7 * I % 16;
+    constexpr size_t kWords[4] = {I % 16, (5 * I + 1) % 16, (3 * I + 5) % 16, 7 * I % 16};
+    constexpr size_t word = kWords[round];
     T(&a)[N] = s[(0 - I) % 4];
     T(&b)[N] = s[(1 - I) % 4];
     T(&c)[N] = s[(2 - I) % 4];
@@ -37,7 +39,8 @@ struct Md5 {
   }
 
   template <size_t... I>
-  [[gnu::always_inline]] static inline void steps(T (&s)[4][N], const T (&x)[N][16], std::index_sequence<I...>) {
+  [[gnu::always_inline]] static inline void steps(T (&s)[4][N], const T (&x)[N][16],
+                                                  std::index_sequence<I...>) {
     (step<I>(s, x), ...);
   }
 

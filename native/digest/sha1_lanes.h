@@ -28,7 +28,8 @@ struct Sha1 {
     for (size_t n = 0; n < N; ++n) {
       T& x = w[n][I % 16];
       if constexpr (I >= 16) {
-        x = V::template rotl<1>(V::bit_xor(x, V::parity(w[n][(I + 2) % 16], w[n][(I + 8) % 16], w[n][(I + 13) % 16])));
+        const T others = V::parity(w[n][(I + 2) % 16], w[n][(I + 8) % 16], w[n][(I + 13) % 16]);
+        x = V::template rotl<1>(V::bit_xor(x, others));
       }
       T f;
       if constexpr (round == 0) f = V::choose(b[n], c[n], d[n]);

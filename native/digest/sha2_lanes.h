@@ -1,5 +1,6 @@
-// SHA-256 and SHA-512 (FIPS 180-4), which differ in word size, rotations and rounds only, on vectors of words, one
-// message in each lane, N vectors interleaved. V gives the operations; see lanes_portable.h for what they mean.
+// SHA-256 and SHA-512 (FIPS 180-4), which differ in word size, rotations and rounds only, on vectors of
+// words, one message in each lane, N vectors interleaved. V gives the operations; see lanes_portable.h for
+// what they mean.
 #pragma once
 
 #include <utility>

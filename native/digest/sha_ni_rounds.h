@@ -1,5 +1,5 @@
-// SHA-1 and SHA-256 by the CPU's SHA instructions. One message leaves them waiting for their own results most of the
-// time, so N messages are interleaved.
+// SHA-1 and SHA-256 by the CPU's SHA instructions. One message leaves them waiting for their own results most
+// of the time, so N messages are interleaved.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +13,7 @@ namespace lunsync {
 namespace {
 
 inline __m128i load_shuffled(const uint8_t* from, __m128i order) {
-  _mm_prefetch(reinterpret_cast<const char*>(from + 1024), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(from + 256), _MM_HINT_T0);
   return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)), order);
 }
 
@@ -79,8 +79,8 @@ struct Sha256Ni {
 
 template <size_t N>
 struct Sha1Ni {
-  // Four rounds; w[n][g % 4] holds message words 4g … 4g + 3, the first in the highest position. `e` is A, B, C, D
-  // of four rounds before, from whose A the instruction makes E.
+  // Four rounds; w[n][g % 4] holds message words 4g … 4g + 3, the first in the highest position. `e` is A, B,
+  // C, D of four rounds before, from whose A the instruction makes E.
   template <size_t g>
   [[gnu::always_inline]] static inline void step(__m128i (&abcd)[N], __m128i (&e)[N], __m128i (&w)[N][4]) {
 #pragma GCC unroll 4

@@ -217,6 +217,26 @@ int BlockFile::next_data(uint64_t offset, uint64_t end, DataRange* range) const 
   return 0;
 }
 
+int BlockFile::next_data_for_reading(uint64_t offset, uint64_t end, DataRange* range) const {
+  {
+    std::lock_guard<std::mutex> lock(known_data_mutex_);
+    if (offset >= known_data_.offset && offset < known_data_.offset + known_data_.bytes) {
+      *range = {offset, std::min(end, known_data_.offset + known_data_.bytes) - offset};
+      return 0;
+    }
+  }
+  // SEEK_HOLE walks all pages of a run on some file systems (tmpfs): once for the run, not once for every part of it.
+  const int error = next_data(offset, info_.bytes, range);
+  if (error < 0) return error;
+  if (range->bytes > 0) {
+    std::lock_guard<std::mutex> lock(known_data_mutex_);
+    known_data_ = *range;
+  }
+  if (range->offset >= end) *range = {end, 0};
+  range->bytes = std::min(range->bytes, end - range->offset);
+  return 0;
+}
+
 uint64_t BlockFile::first_unreadable(uint64_t offset, uint64_t bytes, uint32_t block_bytes, bool direct) const {
   std::unique_ptr<void, FreeDeleter> block(std::aligned_alloc(kDirectAlignment, std::max<size_t>(block_bytes, kDirectAlignment)));
   if (!block) return offset;

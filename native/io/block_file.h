@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 namespace lunsync {
@@ -63,6 +64,9 @@ class BlockFile {
   // known, all is data.
   int next_data(uint64_t offset, uint64_t end, DataRange* range) const;
 
+  // Likewise, for who reads what is data anyway: a run that was found before may have been punched meanwhile.
+  int next_data_for_reading(uint64_t offset, uint64_t end, DataRange* range) const;
+
   // The first unreadable block in a range whose read failed; block_bytes is the step. Returns its offset, or
   // `offset` if every block can be read now.
   uint64_t first_unreadable(uint64_t offset, uint64_t bytes, uint32_t block_bytes, bool direct) const;
@@ -80,6 +84,8 @@ class BlockFile {
   int direct_fd_ = -1;
   BlockFileInfo info_;
   std::atomic<bool> cache_distrusted_{false};
+  mutable std::mutex known_data_mutex_;
+  mutable DataRange known_data_{0, 0};
 };
 
 constexpr size_t kDirectAlignment = 4096;

@@ -116,7 +116,7 @@ void IdentifyPool::Worker::process_equal(Job& job, uint32_t first, uint32_t coun
   while (done < count) {
     if (first + done >= job.failed_at.load()) return;  // nobody will use what follows
     const uint64_t at = begin + done * request.extent_bytes;
-    if (at >= data.offset + data.bytes && request.file->next_data(at, end, &data) < 0) data = {at, end - at};
+    if (at >= data.offset + data.bytes && request.file->next_data_for_reading(at, end, &data) < 0) data = {at, end - at};
     const uint64_t hole_bytes = data.offset > at ? data.offset - at : 0;
     const uint32_t hole = data.bytes == 0 && data.offset >= end
                               ? count - done

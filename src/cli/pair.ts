@@ -4,7 +4,7 @@ import { stat } from "node:fs/promises";
 import { isIscsiUrl } from "../initiator/address.ts";
 import { FileVolume } from "../volume/file-volume.ts";
 import type { Volume } from "../volume/volume.ts";
-import { openVolume } from "./volumes.ts";
+import { addressOf, openVolume } from "./volumes.ts";
 
 export interface Pair extends AsyncDisposable {
   readonly source: Volume;
@@ -29,6 +29,8 @@ async function isFile(name: string): Promise<boolean> {
 
 /** @throws AgentError what openVolume() throws; nothing stays open then */
 export async function openPair(sourceName: string, replicaName: string, options: PairOptions): Promise<Pair> {
+  // What is misspelt is said before anything is connected to.
+  for (const name of [sourceName, replicaName]) if (isIscsiUrl(name)) addressOf(name);
   const open = (name: string, writable: boolean, blockBytes: number | undefined) =>
     openVolume(name, { ...options, writable, blockBytes });
   // The one with blocks of its own first; what is written after what is read, where that leaves a choice.

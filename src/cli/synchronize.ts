@@ -9,7 +9,7 @@ import { crc32c, isZero } from "../platform/native-digest.ts";
 import { systemRandom } from "../platform/random.ts";
 import { BeforeImages } from "../replicate/before-images.ts";
 import { compare, synchronize } from "../replicate/engine.ts";
-import { Counters, type JobOptions, type Mode, modes } from "../replicate/job.ts";
+import { Counters, type JobOptions, type Mode, modes, type Outcome } from "../replicate/job.ts";
 import { checkPair, checkWritable } from "../replicate/plan.ts";
 import { throttled } from "../volume/throttled.ts";
 import type { Volume } from "../volume/volume.ts";
@@ -189,12 +189,13 @@ async function run(
         ? new BeforeImages(options.backupDir, { crc32c, isZero }, () => systemClock.nowMs())
         : undefined;
     const verify = options.verify ?? false;
-    const outcome = await (writable ? synchronize({ ...job, verify, beforeImages }) : compare(job)).finally(
-      async () => {
-        progress.stop();
-        await beforeImages?.end();
-      },
-    );
+    let outcome: Outcome;
+    try {
+      outcome = writable ? await synchronize({ ...job, verify, beforeImages }) : await compare(job);
+    } finally {
+      progress.stop();
+      await beforeImages?.end();
+    }
     await using _ranges = outcome.ranges;
     const context: ReportContext = {
       command,

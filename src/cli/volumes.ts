@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { AgentError } from "../base/errors.ts";
-import { isIscsiUrl, parseIscsiUrl } from "../initiator/address.ts";
+import { type IscsiAddress, isIscsiUrl, parseIscsiUrl } from "../initiator/address.ts";
 import { IscsiSession } from "../initiator/session.ts";
 import { systemClock } from "../platform/clock.ts";
 import { usesOf } from "../platform/local-volumes.ts";
@@ -36,6 +36,16 @@ export interface OpenOptions {
   readonly signal?: AbortSignal;
 }
 
+/** @throws AgentError `usage` */
+export function addressOf(url: string): IscsiAddress {
+  const { env } = process;
+  return parseIscsiUrl(url, {
+    secret: env.LUNSYNC_CHAP_SECRET,
+    targetUser: env.LUNSYNC_CHAP_TARGET_USER,
+    targetSecret: env.LUNSYNC_CHAP_TARGET_SECRET,
+  });
+}
+
 /** @throws AgentError what Volume adapters throw; `volume_mounted` or `volume_in_use` for one to be written */
 export async function openVolume(name: string, options: OpenOptions): Promise<Volume> {
   if (!isIscsiUrl(name)) {
@@ -45,12 +55,7 @@ export async function openVolume(name: string, options: OpenOptions): Promise<Vo
       ...(options.blockBytes !== undefined && { blockBytes: options.blockBytes }),
     });
   }
-  const { env } = process;
-  const address = parseIscsiUrl(name, {
-    secret: env.LUNSYNC_CHAP_SECRET,
-    targetUser: env.LUNSYNC_CHAP_TARGET_USER,
-    targetSecret: env.LUNSYNC_CHAP_TARGET_SECRET,
-  });
+  const address = addressOf(name);
   const session = await IscsiSession.open(
     address,
     {

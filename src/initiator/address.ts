@@ -1,4 +1,5 @@
-// The address of a logical unit: iscsi://[user[%secret]@]host[:port]/iqn/lun[?target_user=…&target_password=…]
+// The address of a logical unit: iscsi://[user[%secret]@]host[:port]/iqn/lun[?option&option…], with the options
+// target_user=… and target_password=… (mutual CHAP), header_digest=crc32c and data_digest=crc32c.
 //
 // The form is libiscsi's, so that a URL works in both. Secrets can come from the environment instead, where `ps` does
 // not show them: LUNSYNC_CHAP_SECRET, LUNSYNC_CHAP_TARGET_USER, LUNSYNC_CHAP_TARGET_SECRET.
@@ -15,6 +16,9 @@ export interface IscsiAddress {
   readonly chap: ChapCredentials | undefined;
   /** What the target has to prove: mutual CHAP. */
   readonly chapTarget: ChapCredentials | undefined;
+  /** CRC-32C digests on the wire are asked for. */
+  readonly headerDigest: boolean;
+  readonly dataDigest: boolean;
 }
 
 export const isIscsiUrl = (text: string): boolean => /^iscsi:\/\//i.test(text);
@@ -74,7 +78,22 @@ export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): 
     if (targetSecret === chap.secret) throw fail("the target's secret must differ from the initiator's");
     chapTarget = { name: targetUser, secret: targetSecret };
   }
-  return { host: host!.replace(/^\[|\]$/g, ""), port, targetName, lun, chap, chapTarget };
+  const digest = (key: string): boolean => {
+    const value = options.get(key)?.toLowerCase() ?? "none";
+    if (value !== "none" && value !== "crc32c") throw fail(`${key}=${value}: it is crc32c or none`);
+    return value === "crc32c";
+  };
+  const [headerDigest, dataDigest] = [digest("header_digest"), digest("data_digest")];
+  return {
+    host: host!.replace(/^\[|\]$/g, ""),
+    port,
+    targetName,
+    lun,
+    chap,
+    chapTarget,
+    headerDigest,
+    dataDigest,
+  };
 }
 
 function decode(text: string, fail: (what: string) => AgentError): string {

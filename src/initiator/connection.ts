@@ -2,13 +2,14 @@
 //
 // Guarantees: open() gives a connection in full-feature phase or throws, within its time limit, and leaves no socket
 // behind; every PDU is handed over whole; `closed` is called exactly once, and no PDU comes after it.
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { LayoutError } from "../base/layout.ts";
-import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder } from "../iscsi/framing.ts";
+import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder, type PduSink } from "../iscsi/framing.ts";
 import { opcode } from "../iscsi/pdu.ts";
 import type { Clock } from "../platform/clock.ts";
 import { Outbox } from "../platform/outbox.ts";
+import { connectTcp } from "../platform/tcp.ts";
 import { Login, type LoginOptions, LoginRedirect, type LoginResult } from "./login.ts";
 
 export interface Portal {
@@ -24,13 +25,12 @@ export interface ConnectionOptions extends LoginOptions {
   readonly openTimeoutMs: number;
 }
 
-export interface ConnectionEvents {
-  /** @throws whatever ends the connection */
-  pdu(pdu: Pdu): void;
+export interface ConnectionEvents extends PduSink {
   closed(reason: AgentError): void;
 }
 
 const redirectsMax = 3;
+const earlyMax = 16;
 const loginSegmentMax = 8192;
 
 /** What {@link Connection.open} hands over to the connection that it made. */
@@ -40,8 +40,10 @@ interface OpenSocket {
   readonly outbox: Outbox;
   readonly login: LoginResult;
   readonly portal: Portal;
-  /** PDUs that came in the same chunk as the last login response. */
+  /** PDUs that came right behind the last login response. */
   readonly early: Pdu[];
+  /** Set to take over what comes. */
+  receiver: { take: (bytes: Buffer) => void };
 }
 
 export class Connection {
@@ -53,6 +55,7 @@ export class Connection {
   readonly #outbox: Outbox;
   readonly #crc32c: Crc32c;
   readonly #early: Pdu[];
+  readonly #receiver: OpenSocket["receiver"];
   #events: ConnectionEvents | undefined;
   #closed: AgentError | undefined;
 
@@ -61,6 +64,7 @@ export class Connection {
     this.#decoder = open.decoder;
     this.#outbox = open.outbox;
     this.#early = open.early;
+    this.#receiver = open.receiver;
     this.login = open.login;
     this.portal = open.portal;
     this.#crc32c = options.crc32c;
@@ -105,7 +109,7 @@ export class Connection {
     this.#events = events;
     const socket = this.#socket;
     socket.removeAllListeners();
-    socket.on("data", (chunk) => this.#receive(() => this.#decoder.push(chunk, (pdu) => events.pdu(pdu))));
+    this.#receiver.take = (bytes) => this.#receive(() => this.#decoder.push(bytes, events));
     socket.on("error", (error) => this.#end(error.message));
     socket.on("close", () =>
       this.#end(this.#decoder.partial ? "it was cut in the middle of a PDU" : "the target closed it"),
@@ -114,7 +118,6 @@ export class Connection {
       for (const pdu of this.#early.splice(0)) events.pdu(pdu);
     });
     if (socket.destroyed) this.#end("the target closed it");
-    else socket.resume();
   }
 
   #receive(take: () => void): void {
@@ -165,7 +168,8 @@ async function openSocket(
 ): Promise<OpenSocket> {
   signal?.throwIfAborted();
   const { peer, clock, crc32c } = options;
-  const socket = connect({ host: portal.host, port: portal.port, noDelay: true });
+  const receiver = { take: (_bytes: Buffer): void => {} };
+  const socket = connectTcp(portal.host, portal.port, (bytes) => receiver.take(bytes));
   const login = new Login(options);
   const decoder = new PduDecoder(crc32c, loginSegmentMax);
   const outbox = new Outbox(socket);
@@ -212,28 +216,27 @@ async function openSocket(
   );
   let done = false;
   const early: Pdu[] = [];
-  socket.on("data", (chunk) => {
+  const onPdu = (pdu: Pdu) => {
+    if (done) {
+      if (early.push(pdu) > earlyMax) throw new FramingError("more came before it was asked for anything");
+      return;
+    }
+    if ((pdu.header[0]! & 0x3f) !== opcode.loginResponse) throw new FramingError("it is no login response");
+    const step = login.step(pdu.header, pdu.data);
+    if ("next" in step) {
+      send(step.next);
+      return;
+    }
+    const { parameters } = step.result;
+    decoder.digests.headerDigest = parameters.HeaderDigest === "CRC32C";
+    decoder.digests.dataDigest = parameters.DataDigest === "CRC32C";
+    decoder.dataSegmentLengthMax = options.wishes.MaxRecvDataSegmentLength ?? loginSegmentMax;
+    done = true;
+    resolve({ socket, decoder, outbox, login: step.result, portal, early, receiver });
+  };
+  receiver.take = (bytes) => {
     try {
-      decoder.push(chunk, (pdu) => {
-        if (done) {
-          early.push(pdu);
-          return;
-        }
-        if ((pdu.header[0]! & 0x3f) !== opcode.loginResponse)
-          throw new FramingError("it is no login response");
-        const step = login.step(pdu.header, Buffer.concat(pdu.data));
-        if ("next" in step) {
-          send(step.next);
-          return;
-        }
-        const { parameters } = step.result;
-        decoder.digests.headerDigest = parameters.HeaderDigest === "CRC32C";
-        decoder.digests.dataDigest = parameters.DataDigest === "CRC32C";
-        decoder.dataSegmentLengthMax = options.wishes.MaxRecvDataSegmentLength ?? loginSegmentMax;
-        done = true;
-        socket.pause();
-        resolve({ socket, decoder, outbox, login: step.result, portal, early });
-      });
+      decoder.push(bytes, { pdu: onPdu });
     } catch (error) {
       if (error instanceof AgentError || error instanceof LoginRedirect) reject(error);
       else {
@@ -248,7 +251,7 @@ async function openSocket(
         );
       }
     }
-  });
+  };
   try {
     return await promise;
   } catch (error) {

@@ -40,8 +40,6 @@ export interface SessionOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly crc32c: Crc32c;
-  readonly headerDigest?: boolean;
-  readonly dataDigest?: boolean;
   /** How long a lost connection is tried to be made again. */
   readonly reconnectMs?: number;
   readonly openTimeoutMs?: number;
@@ -204,11 +202,11 @@ export class IscsiSession implements ScsiDevice {
   // --- making and losing connections ---
 
   #connect(signal?: AbortSignal): Promise<Connection> {
-    const { initiatorName, random, clock, crc32c, headerDigest, dataDigest } = this.#options;
-    const digest = (wanted: boolean | undefined) => (wanted ? ["CRC32C"] : ["None", "CRC32C"]);
+    const { initiatorName, random, clock, crc32c } = this.#options;
+    const digest = (wanted: boolean) => (wanted ? ["CRC32C"] : ["None", "CRC32C"]);
     const wishes: Wishes = {
-      HeaderDigest: digest(headerDigest),
-      DataDigest: digest(dataDigest),
+      HeaderDigest: digest(this.address.headerDigest),
+      DataDigest: digest(this.address.dataDigest),
       MaxRecvDataSegmentLength: receiveSegmentBytes,
       InitialR2T: false,
       ImmediateData: true,
@@ -255,6 +253,7 @@ export class IscsiSession implements ScsiDevice {
     };
     this.#link = link;
     connection.start({
+      place: (header, length) => this.#place(header, length),
       pdu: (pdu) => this.#receive(link, pdu),
       closed: (reason) => this.#lost(link, reason),
     });
@@ -554,12 +553,20 @@ export class IscsiSession implements ScsiDevice {
     else task.resolve(outcome);
   }
 
+  /** The data of a Data-In goes to its command's own buffer; it is checked before a byte of it is written there. */
+  #place(header: Buffer, length: number): Buffer | undefined {
+    if ((header[0]! & 0x3f) !== opcode.dataIn) return undefined;
+    const { initiatorTaskTag, dataSN, bufferOffset } = dataInPdu.decode(header);
+    const task = this.#task(initiatorTaskTag);
+    if (task.dataOutBytes > 0) throw new ProtocolViolation("Data-In for a command that writes");
+    return task.placeDataIn(dataSN, bufferOffset, length);
+  }
+
   #dataIn(link: Link, pdu: Pdu): void {
     const dataIn = dataInPdu.decode(pdu.header);
     this.#numbers(link, dataIn, dataIn.hasStatus);
     const task = this.#task(dataIn.initiatorTaskTag);
-    if (task.dataOutBytes > 0) throw new ProtocolViolation("Data-In for a command that writes");
-    task.takeDataIn(dataIn.dataSN, dataIn.bufferOffset, pdu.data, pdu.dataLength);
+    if (pdu.data.length === 0) task.placeDataIn(dataIn.dataSN, dataIn.bufferOffset, 0);
     if (dataIn.hasStatus) this.#finish(task, dataIn.status, noData);
   }
 
@@ -581,7 +588,7 @@ export class IscsiSession implements ScsiDevice {
       );
       return;
     }
-    this.#finish(task, response.status, Buffer.concat(pdu.data));
+    this.#finish(task, response.status, pdu.data);
   }
 
   #readyToTransfer(link: Link, header: Buffer): void {

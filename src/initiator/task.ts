@@ -50,7 +50,8 @@ export class Task {
     this.#nextDataSN = 0;
   }
 
-  takeDataIn(dataSN: number, bufferOffset: number, data: readonly Buffer[], length: number): void {
+  /** Where the data of a Data-In PDU goes. */
+  placeDataIn(dataSN: number, bufferOffset: number, length: number): Buffer {
     if (dataSN !== this.#nextDataSN)
       throw new ProtocolViolation(`DataSN ${dataSN} where ${this.#nextDataSN} was due`);
     if (bufferOffset !== this.#received || bufferOffset + length > this.dataIn.length) {
@@ -59,10 +60,8 @@ export class Task {
       );
     }
     this.#nextDataSN++;
-    for (const piece of data) {
-      piece.copy(this.dataIn, this.#received);
-      this.#received += piece.length;
-    }
+    this.#received += length;
+    return this.dataIn.subarray(bufferOffset, bufferOffset + length);
   }
 
   /** The Data-Out bytes from `offset`, as slices. */

@@ -1,9 +1,9 @@
 // PDUs out of a stream of bytes, and into one.
 //
-// PduDecoder takes chunks of any size and calls back once for every whole PDU; data segments stay slices of the
-// chunks they came in (nothing is copied but headers that straddle chunks). Its memory is bounded by one header, its
-// AHSs and one data segment of at most `dataSegmentLengthMax`. A violated length or a wrong header digest is a
-// FramingError: nothing behind it in the stream can be trusted, so the connection has to be closed.
+// PduDecoder takes chunks of any size, which it copies from: they are free again when push() returns. A sink is told of
+// every header and says where the data that follows belongs; it is called again when the PDU is whole. The decoder's
+// own memory is one header with its AHSs. A violated length or a wrong header digest is a FramingError: nothing behind
+// it in the stream can be trusted, so the connection has to be closed.
 //
 // Source: RFC 7143, 11.1 (PDU layout) and 13.1 (digests).
 import { lengthOf } from "../base/bytes.ts";
@@ -23,10 +23,19 @@ export interface Pdu {
   /** All additional header segments. */
   readonly ahs: Buffer;
   /** The data segment without its padding. */
-  readonly data: readonly Buffer[];
-  readonly dataLength: number;
+  readonly data: Buffer;
   /** False if a data digest was negotiated and does not match. */
   readonly dataIntact: boolean;
+}
+
+export interface PduSink {
+  /**
+   * A header that is followed by data. Returns the buffer of `dataLength` bytes that the data goes to; a new one is
+   * made where it returns undefined. Whatever it throws comes out of push().
+   */
+  place?(header: Buffer, dataLength: number): Buffer | undefined;
+  /** A whole PDU. */
+  pdu(pdu: Pdu): void;
 }
 
 export interface DigestSwitches {
@@ -48,16 +57,24 @@ function digestOf(crc: number): Buffer {
   return bytes;
 }
 
+const headMax = headerBytes + 255 * 4 + digestBytes;
+
 export class PduDecoder {
   /** Change them between PDUs, when the login ends. */
   readonly digests: DigestSwitches = { headerDigest: false, dataDigest: false };
   dataSegmentLengthMax: number;
   readonly #crc32c: Crc32c;
-  #chunks: Buffer[] = [];
-  #available = 0;
+  /** The head of the PDU under way: basic header, AHSs, header digest. */
+  readonly #head = Buffer.alloc(headMax);
+  #headHas = 0;
   #header: Buffer | undefined;
   #ahs = empty;
-  #dataLength = 0;
+  #data = empty;
+  #dataHas = 0;
+  /** Padding and data digest. */
+  readonly #tail = Buffer.alloc(3 + digestBytes);
+  #tailHas = 0;
+  #tailLength = 0;
 
   constructor(crc32c: Crc32c, dataSegmentLengthMax: number) {
     this.#crc32c = crc32c;
@@ -66,95 +83,98 @@ export class PduDecoder {
 
   /** True in the middle of a PDU: a stream that ends now was cut. */
   get partial(): boolean {
-    return this.#available > 0 || this.#header !== undefined;
+    return this.#headHas > 0 || this.#header !== undefined;
   }
 
-  /** @throws FramingError */
-  push(chunk: Buffer, onPdu: (pdu: Pdu) => void): void {
-    if (chunk.length === 0) return;
-    this.#chunks.push(chunk);
-    this.#available += chunk.length;
+  /** @throws FramingError, and what the sink throws */
+  push(chunk: Buffer, sink: PduSink): void {
+    let at = 0;
     for (;;) {
-      if (this.#header === undefined && !this.#takeHeader()) return;
-      const digest = this.digests.dataDigest && this.#dataLength > 0 ? digestBytes : 0;
-      const padding = paddingOf(this.#dataLength);
-      if (this.#available < this.#dataLength + padding + digest) return;
-      const data = this.#dataLength === 0 ? none : this.#takeSlices(this.#dataLength);
-      const pad = padding === 0 ? empty : this.#take(padding);
-      let dataIntact = true;
-      if (digest > 0) {
-        let crc = 0;
-        for (const slice of data) crc = this.#crc32c(slice, crc);
-        crc = this.#crc32c(pad, crc);
-        dataIntact = this.#take(digestBytes).readUInt32LE(0) === crc;
+      if (this.#header === undefined) {
+        at = this.#takeHead(chunk, at);
+        if (!this.#headComplete()) return;
+        this.#beginPdu(sink);
       }
-      const pdu = { header: this.#header!, ahs: this.#ahs, data, dataLength: this.#dataLength, dataIntact };
+      const missing = this.#data.length - this.#dataHas;
+      if (missing > 0) {
+        const bytes = Math.min(missing, chunk.length - at);
+        this.#data.set(
+          at === 0 && bytes === chunk.length ? chunk : chunk.subarray(at, at + bytes),
+          this.#dataHas,
+        );
+        this.#dataHas += bytes;
+        at += bytes;
+        if (bytes < missing) return;
+      }
+      while (this.#tailHas < this.#tailLength) {
+        if (at === chunk.length) return;
+        this.#tail[this.#tailHas++] = chunk[at++]!;
+      }
+      const pdu = { header: this.#header!, ahs: this.#ahs, data: this.#data, dataIntact: this.#dataIntact() };
       this.#header = undefined;
-      onPdu(pdu);
+      this.#data = empty;
+      sink.pdu(pdu);
     }
   }
 
-  #takeHeader(): boolean {
-    if (this.#available < headerBytes) return false;
-    const ahsBytes = this.#peekByte(4) * 4;
-    const digest = this.digests.headerDigest ? digestBytes : 0;
-    const dataLength = (this.#peekByte(5) << 16) | (this.#peekByte(6) << 8) | this.#peekByte(7);
-    if (dataLength > this.dataSegmentLengthMax) {
-      throw new FramingError(
-        `a data segment of ${dataLength} bytes where at most ${this.dataSegmentLengthMax} were declared`,
-      );
-    }
-    if (this.#available < headerBytes + ahsBytes + digest) return false;
-    this.#header = this.#take(headerBytes);
-    this.#ahs = ahsBytes === 0 ? empty : this.#take(ahsBytes);
-    this.#dataLength = dataLength;
-    if (digest > 0) {
-      const crc = this.#crc32c(this.#ahs, this.#crc32c(this.#header));
-      if (this.#take(digestBytes).readUInt32LE(0) !== crc) throw new FramingError("a wrong header digest");
-    }
-    return true;
+  /** Bytes that the head of the PDU has, as far as that is known yet. */
+  #headLength(): number {
+    if (this.#headHas < 8) return headerBytes;
+    return headerBytes + this.#head[4]! * 4 + (this.digests.headerDigest ? digestBytes : 0);
   }
 
-  #peekByte(index: number): number {
-    let at = index;
-    for (const chunk of this.#chunks) {
-      if (at < chunk.length) return chunk[at]!;
-      at -= chunk.length;
-    }
-    return 0;
+  #headComplete(): boolean {
+    return this.#headHas >= headerBytes && this.#headHas === this.#headLength();
   }
 
-  /** `count` bytes as one buffer; copied only if they straddle chunks. */
-  #take(count: number): Buffer {
-    const first = this.#chunks[0]!;
-    if (first.length > count) {
-      this.#chunks[0] = first.subarray(count);
-      this.#available -= count;
-      return first.subarray(0, count);
+  #takeHead(chunk: Buffer, from: number): number {
+    let at = from;
+    while (at < chunk.length && !this.#headComplete()) {
+      // The lengths first: they bound what is taken afterwards.
+      const until = this.#headHas < 8 ? 8 : this.#headLength();
+      const bytes = Math.min(until - this.#headHas, chunk.length - at);
+      chunk.copy(this.#head, this.#headHas, at, at + bytes);
+      this.#headHas += bytes;
+      at += bytes;
+      if (this.#headHas === 8) this.#checkDataLength();
     }
-    const slices = this.#takeSlices(count);
-    return slices.length === 1 ? slices[0]! : Buffer.concat(slices, count);
+    return at;
   }
 
-  #takeSlices(count: number): Buffer[] {
-    const slices: Buffer[] = [];
-    let missing = count;
-    let used = 0;
-    while (missing > 0) {
-      const chunk = this.#chunks[used]!;
-      if (chunk.length > missing) {
-        slices.push(chunk.subarray(0, missing));
-        this.#chunks[used] = chunk.subarray(missing);
-        missing = 0;
-      } else {
-        slices.push(chunk);
-        missing -= chunk.length;
-        used++;
-      }
+  #checkDataLength(): void {
+    const dataLength = this.#head.readUIntBE(5, 3);
+    if (dataLength <= this.dataSegmentLengthMax) return;
+    throw new FramingError(
+      `a data segment of ${dataLength} bytes where at most ${this.dataSegmentLengthMax} were declared`,
+    );
+  }
+
+  #beginPdu(sink: PduSink): void {
+    const head = this.#head;
+    const ahsBytes = head[4]! * 4;
+    const dataLength = head.readUIntBE(5, 3);
+    this.#headHas = 0;
+    if (this.digests.headerDigest) {
+      const end = headerBytes + ahsBytes;
+      if (head.readUInt32LE(end) !== this.#crc32c(head.subarray(0, end)))
+        throw new FramingError("a wrong header digest");
     }
-    if (used > 0) this.#chunks.splice(0, used);
-    this.#available -= count;
-    return slices;
+    const header = Buffer.from(head.subarray(0, headerBytes));
+    this.#ahs = ahsBytes === 0 ? empty : Buffer.from(head.subarray(headerBytes, headerBytes + ahsBytes));
+    this.#header = header;
+    this.#dataHas = 0;
+    this.#tailHas = 0;
+    this.#tailLength = 0;
+    if (dataLength === 0) return;
+    this.#data = sink.place?.(header, dataLength) ?? Buffer.allocUnsafe(dataLength);
+    this.#tailLength = paddingOf(dataLength) + (this.digests.dataDigest ? digestBytes : 0);
+  }
+
+  #dataIntact(): boolean {
+    if (!this.digests.dataDigest || this.#data.length === 0) return true;
+    const padding = this.#tailLength - digestBytes;
+    const crc = this.#crc32c(this.#tail.subarray(0, padding), this.#crc32c(this.#data));
+    return this.#tail.readUInt32LE(padding) === crc;
   }
 }
 

@@ -116,8 +116,9 @@ async function stableDeviceName(numbers: string, path: string): Promise<string> 
 /** Sectors written to a device since it appeared: it changes with every write that reached the device. */
 export async function deviceWriteCount(device: number): Promise<string | undefined> {
   const fields = (await textOf(`/sys/dev/block/${majorMinor(device)}/stat`)).split(/\s+/);
-  // Documentation/block/stat.rst: fields 5 and 7 are write I/Os and write sectors, 12 and 14 the discards'.
-  return fields.length < 7 ? undefined : `${fields[4]}:${fields[6]}:${fields[11] ?? 0}:${fields[13] ?? 0}`;
+  // Documentation/block/stat.rst: fields 7 and 14 are sectors written and discarded. Not the count of writes: an empty
+  // flush, such as this program's own, is one.
+  return fields.length < 7 ? undefined : `${fields[6]}:${fields[13] ?? 0}`;
 }
 
 /** Who uses a volume, in words for a message: `mounted at /srv`, `opened for writing by tgtd (pid 812)`. */

@@ -1,7 +1,8 @@
-// The addon's digest kernels and encoding as functions: checksums of PDUs, and what tests and benchmarks need.
+// The addon's digest kernels and encoding as functions: checksums of PDUs, and what tests and benchmarks
+// need.
 //
-// Digests of volumes don't come from here but from block-file.ts, which reads and digests in threads. All of this
-// runs synchronously on the event loop.
+// Digests of volumes don't come from here but from block-file.ts, which reads and digests in threads. All of
+// this runs synchronously on the event loop.
 import { native } from "./native.ts";
 
 export interface DigestKernels {

@@ -61,7 +61,8 @@ export const condition = {
   savingParametersNotSupported: [0x5, 0x39, 0x00],
   insufficientResources: [0x5, 0x55, 0x03],
   conflictingListIdentifier: [0x5, 0x00, 0x16],
-  powerOnOccurred: [0x6, 0x29, 0x01],
+  // Not 29/01, though it is more exact: this is what initiators know (libiscsi waits for it and for no other).
+  powerOnOccurred: [0x6, 0x29, 0x00],
   busReset: [0x6, 0x29, 0x02],
   deviceReset: [0x6, 0x29, 0x03],
   nexusLoss: [0x6, 0x29, 0x07],

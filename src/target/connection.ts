@@ -5,10 +5,11 @@
 // asked (NOP-In) and dropped when it does not answer.
 import type { Socket } from "node:net";
 import { messageOf } from "../base/errors.ts";
-import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder } from "../iscsi/framing.ts";
+import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder, type PduSink } from "../iscsi/framing.ts";
 import { opcode } from "../iscsi/pdu.ts";
 import type { Clock, Timer } from "../platform/clock.ts";
 import { Outbox } from "../platform/outbox.ts";
+import { acceptTcp } from "../platform/tcp.ts";
 import { type LoginAgreement, type LoginHost, type LoginReply, TargetLogin } from "./login.ts";
 import type { SessionLink, TargetSession } from "./session.ts";
 
@@ -50,8 +51,14 @@ export class TargetConnection implements SessionLink {
   #pingedMs: number | undefined;
   #progressMs: number;
   #taken = 0;
+  readonly #sink: PduSink = {
+    place: (header, length) => (this.#state === "full" ? this.#session!.place(header, length) : undefined),
+    pdu: (pdu) => this.#pdu(pdu),
+  };
 
-  constructor(socket: Socket, host: ConnectionHost) {
+  /** Takes over a socket that was accepted and is paused. */
+  constructor(accepted: Socket, host: ConnectionHost) {
+    const socket = acceptTcp(accepted, (bytes) => this.#receive(bytes));
     this.socket = socket;
     this.#host = host;
     this.peer = `${socket.remoteAddress}:${socket.remotePort}`;
@@ -60,8 +67,6 @@ export class TargetConnection implements SessionLink {
     this.#login = new TargetLogin(host.login);
     this.#heardMs = this.#progressMs = host.clock.monotonicMs();
     this.#timer = host.clock.after(loginMs, () => this.close(`it did not log in within ${loginMs / 1000} s`));
-    socket.setNoDelay(true);
-    socket.on("data", (chunk) => this.#receive(chunk));
     socket.on("error", (error) => this.close(error.message));
     socket.on("close", () =>
       this.close(this.#decoder.partial ? "it was cut in the middle of a PDU" : "the initiator closed it"),
@@ -113,7 +118,7 @@ export class TargetConnection implements SessionLink {
     this.#heardMs = this.#host.clock.monotonicMs();
     this.#pingedMs = undefined;
     try {
-      this.#decoder.push(chunk, (pdu) => this.#pdu(pdu));
+      this.#decoder.push(chunk, this.#sink);
     } catch (error) {
       if (error instanceof FramingError) this.finish(`it broke the protocol: ${error.message}`);
       else {
@@ -139,7 +144,7 @@ export class TargetConnection implements SessionLink {
 
   #loginPdu(pdu: Pdu): void {
     if ((pdu.header[0]! & 0x3f) !== opcode.loginRequest) throw new FramingError("it is no login request");
-    const step = this.#login!.step(pdu.header, Buffer.concat(pdu.data));
+    const step = this.#login!.step(pdu.header, pdu.data);
     if ("reply" in step) {
       this.#reply(step.reply);
       return;

@@ -47,6 +47,8 @@ export function lunOf(field: bigint): number | undefined {
 
 export class DeviceServer {
   readonly names: TargetNames;
+  /** For data in both directions. */
+  readonly buffers = new BufferPool(idleBytesMax);
   readonly #units: ReadonlyMap<number, LogicalUnit>;
   readonly #table: CommandTable;
 
@@ -56,7 +58,7 @@ export class DeviceServer {
     const luns = units.map((unit) => unit.lun);
     this.#table = new CommandTable([
       ...primaryCommands({ names, luns: () => luns, table: () => this.#table }),
-      ...blockCommands(new BufferPool(idleBytesMax)),
+      ...blockCommands(this.buffers),
       ...provisioningCommands,
       ...digestCommands,
     ]);

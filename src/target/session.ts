@@ -71,6 +71,9 @@ export class TargetSession {
   /** Tasks whose late Data-Out is to be ignored. */
   readonly #aborted = new Set<number>();
   #text: Buffer[] = [];
+  /** Immediate data of the PDU under way. */
+  #immediate: { buffer: Buffer; giveBack: () => void } | undefined;
+  #waste = Buffer.alloc(0);
   readonly #numbers: Numbers;
 
   constructor(start: SessionStart, host: SessionHost, link: SessionLink) {
@@ -134,18 +137,57 @@ export class TargetSession {
     );
   }
 
+  /** Where a PDU's data goes: Data-Out to its task, immediate data to a buffer that its task takes over. */
+  place(header: Buffer, length: number): Buffer | undefined {
+    return this.#guarded(header, () => {
+      switch (header[0]! & 0x3f) {
+        case wire.opcode.dataOut: {
+          const dataOut = wire.dataOutPdu.decode(header);
+          return (
+            this.#dataOutTask(dataOut.initiatorTaskTag)?.placeDataOut(dataOut, length) ??
+            this.#discarded(length)
+          );
+        }
+        case wire.opcode.scsiCommand: {
+          const borrowed = this.host.deviceServer.buffers.borrow(length);
+          this.#immediate = borrowed;
+          return borrowed.buffer;
+        }
+        default:
+          return undefined;
+      }
+    });
+  }
+
   /** Takes one PDU, whatever it holds. */
   receive(pdu: Pdu): void {
-    if (this.#over) return;
-    try {
+    this.#guarded(pdu.header, () => {
       if (!pdu.dataIntact) throw new PduViolation(reason.dataDigestError, "a wrong data digest");
       this.#dispatch(pdu);
+    });
+    // Not taken over by a task.
+    this.#immediate?.giveBack();
+    this.#immediate = undefined;
+  }
+
+  /** What must not be is rejected, and ends the connection. */
+  #guarded<T>(header: Buffer, action: () => T): T | undefined {
+    if (this.#over) return undefined;
+    try {
+      return action();
     } catch (error) {
       const why = this.#violationOf(error);
       if (!why) throw error;
-      this.#reject(why.reason, pdu.header);
+      this.#reject(why.reason, header);
       this.link.finish(`it broke the protocol: ${why.message}`);
+      return undefined;
     }
+  }
+
+  /** Room for data that nobody wants. */
+  #discarded(length: number): Buffer {
+    if (this.#waste.length < length) this.#waste = Buffer.allocUnsafeSlow(length);
+    return this.#waste.subarray(0, length);
   }
 
   #violationOf(error: unknown): PduViolation | undefined {
@@ -207,7 +249,8 @@ export class TargetSession {
     // Outside the window, or seen before: ignored (4.2.2.1).
     if (serialBefore(cmdSN, this.#expCmdSN) || serialBefore(this.#openWindow(), cmdSN)) return;
     if (cmdSN !== this.#expCmdSN) {
-      this.#early.set(cmdSN, pdu);
+      // Its immediate data may lie in a buffer that is given back.
+      this.#early.set(cmdSN, { ...pdu, data: Buffer.from(pdu.data) });
       return;
     }
     this.#expCmdSN = serialAdd(cmdSN, 1);
@@ -275,11 +318,11 @@ export class TargetSession {
       return;
     }
     const expected = head.expectedDataTransferLength;
-    if (pdu.dataLength > 0) {
+    if (pdu.data.length > 0) {
       if (!head.write || !parameters.ImmediateData) {
         throw new PduViolation(reason.protocolError, "immediate data that was not agreed upon");
       }
-      if (pdu.dataLength > Math.min(parameters.FirstBurstLength, expected)) {
+      if (pdu.data.length > Math.min(parameters.FirstBurstLength, expected)) {
         throw new PduViolation(
           reason.protocolError,
           "more immediate data than FirstBurstLength or than expected",
@@ -291,15 +334,22 @@ export class TargetSession {
     }
     const cdb = this.#cdbOf(pdu, head.cdb);
     const transfer = this.host.deviceServer.transferOf(head.lun, cdb);
-    const task = new TargetTask({
-      ...head,
-      cdb,
-      dataOutWanted: transfer.dataOut,
-      unsolicitedBytesMax: head.final ? 0 : Math.min(parameters.FirstBurstLength, expected),
-    });
+    const task = new TargetTask(
+      {
+        ...head,
+        cdb,
+        dataOutWanted: transfer.dataOut,
+        unsolicitedBytesMax: head.final ? 0 : Math.min(parameters.FirstBurstLength, expected),
+      },
+      this.host.deviceServer.buffers,
+    );
     this.tasks.set(head.initiatorTaskTag, task);
     this.#aborted.delete(head.initiatorTaskTag);
-    task.takeImmediate(pdu.data, pdu.dataLength);
+    if (pdu.data.length > 0) {
+      const owned = this.#immediate?.buffer === pdu.data ? this.#immediate : undefined;
+      task.takeImmediate(pdu.data, owned?.giveBack);
+      if (owned) this.#immediate = undefined;
+    }
     const dataIn = head.read ? Math.min(transfer.dataIn, expected) : 0;
     const bytes = dataIn + task.missing;
     if (head.read && head.write) this.#finish(task, checkCondition("invalidFieldInCdb"));
@@ -351,14 +401,20 @@ export class TargetSession {
     );
   }
 
+  /** The task that Data-Out is for; undefined if it was aborted and what still comes is to be ignored. */
+  #dataOutTask(initiatorTaskTag: number): TargetTask | undefined {
+    const task = this.tasks.get(initiatorTaskTag);
+    if (task && !task.aborted) return task;
+    if (task || this.#aborted.has(initiatorTaskTag)) return undefined;
+    throw new PduViolation(reason.protocolError, "Data-Out for a task that does not exist");
+  }
+
   #dataOut(pdu: Pdu): void {
     const header = wire.dataOutPdu.decode(pdu.header);
-    const task = this.tasks.get(header.initiatorTaskTag);
-    if (!task || task.aborted) {
-      if (task || this.#aborted.has(header.initiatorTaskTag)) return;
-      throw new PduViolation(reason.protocolError, "Data-Out for a task that does not exist");
-    }
-    task.takeDataOut(header, pdu);
+    const task = this.#dataOutTask(header.initiatorTaskTag);
+    if (!task) return;
+    if (pdu.data.length === 0) task.placeDataOut(header, 0);
+    task.dataOutTaken(header);
     this.#advance(task);
   }
 
@@ -436,7 +492,7 @@ export class TargetSession {
   #nopOut(pdu: Pdu): void {
     const nop = wire.nopOutPdu.decode(pdu.header);
     if (nop.initiatorTaskTag === wire.noTag) return; // the answer to a NOP-In of ours
-    const bytes = Math.min(pdu.dataLength, this.start.parameters.MaxRecvDataSegmentLength);
+    const bytes = Math.min(pdu.data.length, this.start.parameters.MaxRecvDataSegmentLength);
     this.#send(
       wire.nopInPdu.encode({
         lun: nop.lun,
@@ -446,7 +502,7 @@ export class TargetSession {
         expCmdSN: this.#expCmdSN,
         maxCmdSN: this.#openWindow(),
       }),
-      bytes === 0 ? undefined : [Buffer.concat(pdu.data).subarray(0, bytes)],
+      bytes === 0 ? undefined : [pdu.data.subarray(0, bytes)],
     );
   }
 
@@ -454,7 +510,7 @@ export class TargetSession {
     const request = wire.textRequestPdu.decode(pdu.header);
     if (request.final && request.continue)
       throw new PduViolation(reason.protocolError, "F and C are set at once");
-    this.#text.push(Buffer.concat(pdu.data));
+    this.#text.push(pdu.data);
     if (this.#text.reduce((sum, piece) => sum + piece.length, 0) > textBytesMax) {
       throw new PduViolation(reason.protocolError, "too much text");
     }

@@ -4,7 +4,8 @@
 // PduViolation, which ends the connection. No more is kept than the command wants.
 //
 // Source: RFC 7143, 4.2.5.4 (R2T), 11.7 (Data-Out).
-import type { Pdu } from "../iscsi/framing.ts";
+import type { BufferPool } from "../base/buffer-pool.ts";
+import { slicesOf } from "../base/bytes.ts";
 import { type dataOutPdu, noTag } from "../iscsi/pdu.ts";
 
 /** The initiator sent what it must not: a Reject with this reason, and the connection is closed. */
@@ -21,12 +22,11 @@ export class PduViolation extends Error {
 const protocolError = 0x04;
 const violation = (message: string) => new PduViolation(protocolError, message);
 
-/** Pieces that are smaller on average than this hold more memory than they fill: they are copied together. */
-const pieceBytesMin = 1024;
-
 interface Burst {
   readonly targetTransferTag: number;
+  readonly start: number;
   readonly end: number;
+  readonly buffer: Buffer;
 }
 
 export interface TaskStart {
@@ -54,14 +54,16 @@ export class TargetTask {
   r2tCount = 0;
   memory: (() => void) | undefined;
   readonly #keepBytes: number;
+  readonly #pool: BufferPool;
   #pieces: Buffer[] = [];
-  #kept = 0;
+  #giveBack: (() => void)[] = [];
   #received = 0;
   #unsolicited: boolean;
   #burst: Burst | undefined;
   #nextDataSN = 0;
 
-  constructor(start: TaskStart) {
+  constructor(start: TaskStart, pool: BufferPool) {
+    this.#pool = pool;
     this.start = start;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.settled = promise;
@@ -70,6 +72,7 @@ export class TargetTask {
       this.memory?.();
       this.memory = undefined;
       this.#pieces = [];
+      for (const giveBack of this.#giveBack.splice(0)) giveBack();
       resolve();
     };
     this.#keepBytes = Math.min(start.dataOutWanted, start.write ? start.expectedDataTransferLength : 0);
@@ -81,7 +84,7 @@ export class TargetTask {
   }
 
   get dataOut(): readonly Buffer[] {
-    return this.#pieces;
+    return this.#received > this.#keepBytes ? slicesOf(this.#pieces, 0, this.#keepBytes) : this.#pieces;
   }
 
   /** All Data-Out that the command can have is here. */
@@ -99,8 +102,11 @@ export class TargetTask {
     return Math.max(0, this.#keepBytes - this.#received);
   }
 
-  takeImmediate(data: readonly Buffer[], length: number): void {
-    this.#take(data, length);
+  /** Immediate data, in a buffer that is the task's from here on. */
+  takeImmediate(data: Buffer, giveBack: (() => void) | undefined): void {
+    this.#received += data.length;
+    this.#pieces.push(data);
+    if (giveBack) this.#giveBack.push(giveBack);
   }
 
   /** Begins a burst of at most `bytesMax`: where it starts and how long it is, for the R2T. */
@@ -109,48 +115,52 @@ export class TargetTask {
     bytesMax: number,
   ): { bufferOffset: number; length: number; r2tSN: number } {
     const length = Math.min(bytesMax, this.missing);
-    this.#burst = { targetTransferTag, end: this.#received + length };
+    const { buffer, giveBack } = this.#pool.borrow(length);
+    this.#pieces.push(buffer);
+    this.#giveBack.push(giveBack);
+    this.#burst = { targetTransferTag, start: this.#received, end: this.#received + length, buffer };
     this.#nextDataSN = 0;
     return { bufferOffset: this.#received, length, r2tSN: this.r2tCount++ };
   }
 
-  takeDataOut(header: ReturnType<typeof dataOutPdu.decode>, pdu: Pdu): void {
+  /** Where the data of a Data-Out goes; nothing is taken before its header was found right. */
+  placeDataOut(header: ReturnType<typeof dataOutPdu.decode>, length: number): Buffer {
     const { targetTransferTag, bufferOffset, dataSN, final } = header;
-    if (header.lun !== this.start.lun && targetTransferTag !== noTag)
-      throw violation("Data-Out for another LUN");
-    const end = bufferOffset + pdu.dataLength;
+    const end = bufferOffset + length;
     if (bufferOffset !== this.#received) {
       throw violation(`Data-Out at ${bufferOffset} where ${this.#received} was due`);
     }
     if (dataSN !== this.#nextDataSN) throw violation(`DataSN ${dataSN} where ${this.#nextDataSN} was due`);
-    if (targetTransferTag === noTag) {
-      if (!this.#unsolicited) throw violation("unsolicited Data-Out that was not announced");
-      if (end > this.start.unsolicitedBytesMax) throw violation("unsolicited Data-Out past FirstBurstLength");
-      if (final) this.#unsolicited = false;
-    } else {
-      const burst = this.#burst;
-      if (!burst || burst.targetTransferTag !== targetTransferTag)
-        throw violation("Data-Out with an unknown tag");
-      if (end > burst.end) throw violation("Data-Out past the end of its burst");
-      if (final !== (end === burst.end)) throw violation("a burst of Data-Out that ends in the wrong place");
-      if (final) this.#burst = undefined;
-    }
-    this.#nextDataSN++;
-    if (final) this.#nextDataSN = 0;
-    this.#take(pdu.data, pdu.dataLength);
+    if (targetTransferTag === noTag) return this.#placeUnsolicited(end, length);
+    if (header.lun !== this.start.lun) throw violation("Data-Out for another LUN");
+    const burst = this.#burst;
+    if (!burst || burst.targetTransferTag !== targetTransferTag)
+      throw violation("Data-Out with an unknown tag");
+    if (end > burst.end) throw violation("Data-Out past the end of its burst");
+    if (final !== (end === burst.end)) throw violation("a burst of Data-Out that ends in the wrong place");
+    this.#received = end;
+    return burst.buffer.subarray(bufferOffset - burst.start, end - burst.start);
   }
 
-  #take(data: readonly Buffer[], length: number): void {
-    this.#received += length;
-    for (const piece of data) {
-      const rest = this.#keepBytes - this.#kept;
-      if (rest <= 0) return;
-      const kept = piece.length > rest ? piece.subarray(0, rest) : piece;
-      this.#pieces.push(kept);
-      this.#kept += kept.length;
-    }
-    if (this.#pieces.length > 16 && this.#pieces.length > this.#kept / pieceBytesMin) {
-      this.#pieces = [Buffer.concat(this.#pieces)];
-    }
+  #placeUnsolicited(end: number, length: number): Buffer {
+    if (!this.#unsolicited) throw violation("unsolicited Data-Out that was not announced");
+    if (end > this.start.unsolicitedBytesMax) throw violation("unsolicited Data-Out past FirstBurstLength");
+    this.#received = end;
+    if (length === 0) return nothing;
+    const { buffer, giveBack } = this.#pool.borrow(length);
+    this.#pieces.push(buffer);
+    this.#giveBack.push(giveBack);
+    return buffer;
+  }
+
+  /** A Data-Out whose data is in its place. */
+  dataOutTaken(header: ReturnType<typeof dataOutPdu.decode>): void {
+    this.#nextDataSN++;
+    if (!header.final) return;
+    this.#nextDataSN = 0;
+    if (header.targetTransferTag === noTag) this.#unsolicited = false;
+    else this.#burst = undefined;
   }
 }
+
+const nothing = Buffer.alloc(0);

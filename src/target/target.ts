@@ -97,7 +97,7 @@ export class IscsiTarget {
 
   /** Begins to listen. Returns the port, which the system chooses for 0. @throws AgentError `connection_refused` */
   async listen(host: string, port: number): Promise<number> {
-    const server = createServer({ noDelay: true }, (socket) => this.#accept(socket));
+    const server = createServer({ pauseOnConnect: true }, (socket) => this.#accept(socket));
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       server.listen({ host, port }, resolve);
