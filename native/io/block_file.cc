@@ -134,7 +134,8 @@ int BlockFile::read(uint64_t offset, iovec* iov, int count, bool direct) const {
 int BlockFile::read_cached(uint64_t offset, void* data, size_t bytes) const {
   iovec iov = {data, bytes};
   const ssize_t n = ::preadv2(fd_, &iov, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-  return n == static_cast<ssize_t>(bytes) ? 0 : -EAGAIN;
+  if (n == static_cast<ssize_t>(bytes)) return 0;
+  return n < 0 && errno == EOPNOTSUPP ? -EOPNOTSUPP : -EAGAIN;
 }
 
 int BlockFile::write(uint64_t offset, iovec* iov, int count, bool durable) const {

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <time.h>
 
+#include <algorithm>
+
 namespace lunsync {
 
 static uint64_t now_ns() {
@@ -50,15 +52,19 @@ Completion execute(IoRequest& request) {
   return done;
 }
 
-bool execute_now(IoRequest& request, Completion* done) {
-  if (request.kind != IoKind::read || (request.flags & kIoDirect) != 0 || request.iov.size() != 1) return false;
-  if (request.file->read_cached(request.offset, request.iov[0].iov_base, request.iov[0].iov_len) != 0) return false;
+Now execute_now(IoRequest& request, Completion* done) {
+  if (request.kind != IoKind::read) return Now::unknown;
+  if ((request.flags & kIoDirect) != 0) return Now::would_wait;
+  if (request.iov.size() != 1) return Now::unknown;
+  const int result = request.file->read_cached(request.offset, request.iov[0].iov_base, request.iov[0].iov_len);
+  if (result != 0) return result == -EOPNOTSUPP ? Now::unknown : Now::would_wait;
   *done = Completion();
   done->tag = request.tag;
-  return true;
+  return Now::done;
 }
 
-IoPool::IoPool(CompletionQueue& completions) : completions_(completions) {}
+IoPool::IoPool(CompletionQueue& completions)
+    : completions_(completions), cores_(std::max(1u, std::thread::hardware_concurrency())) {}
 
 IoPool::~IoPool() {
   std::vector<std::thread> threads;
@@ -84,6 +90,7 @@ void IoPool::submit(std::vector<IoRequest>&& requests) {
 
 void IoPool::help() {
   if (queue_.empty()) return;
+  if (active_ >= cores_) return;
   if (active_ > 0 && now_ns() - queue_.front().queued_ns < kPatienceNs) return;
   if (idle_ > 0) {
     --idle_;
@@ -96,9 +103,17 @@ void IoPool::help() {
   }
 }
 
-bool IoPool::may_block(const IoRequest& request) const {
-  if (request.kind == IoKind::next_data) return false;
-  return request.kind != IoKind::write || (request.flags & kIoDurable) != 0 || writes_are_slow_;
+bool IoPool::waits(const IoRequest& request, Now now) const {
+  switch (request.kind) {
+    case IoKind::read:
+      return now == Now::would_wait || reads_are_slow_;
+    case IoKind::write:
+      return (request.flags & kIoDurable) != 0 || writes_are_slow_;
+    case IoKind::next_data:
+      return false;
+    default:
+      return true;
+  }
 }
 
 void IoPool::work() {
@@ -122,9 +137,10 @@ void IoPool::work() {
     lock.unlock();
 
     Completion done;
-    if (!execute_now(request, &done)) {
+    const Now now = execute_now(request, &done);
+    if (now != Now::done) {
       lock.lock();
-      const bool hand_on = may_block(request);
+      const bool hand_on = waits(request, now);
       if (hand_on) {
         --active_;
         help();
@@ -135,7 +151,9 @@ void IoPool::work() {
       const uint64_t took = now_ns() - began;
       lock.lock();
       if (hand_on) ++active_;
-      if (request.kind == IoKind::write) writes_are_slow_ = took > kSlowWriteNs;
+      const bool slow = took > kSlowNs + kSlowNsPerByte * request.bytes;
+      if (request.kind == IoKind::write && (request.flags & kIoDurable) == 0) writes_are_slow_ = slow;
+      if (request.kind == IoKind::read && now == Now::unknown) reads_are_slow_ = slow;
       lock.unlock();
     }
     request.file.reset();  // the last owner closes here, not under the lock

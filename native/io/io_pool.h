@@ -1,8 +1,9 @@
 // The threads that block: reads, writes, zeroing and flushes of many requests, answered in any order.
 //
 // One active thread serves a page cache, which answers faster than a second thread wakes. Before a thread makes
-// a call that may block it hands its role on, so that a slow device sees a queue as deep as kThreadsMax; and when
-// a request has waited kPatienceNs although nobody blocks, another thread helps.
+// a call that waits for a device it hands its role on, so that a slow device sees a queue as deep as kThreadsMax; and
+// when a request has waited kPatienceNs although nobody blocks, another thread helps, if there is a core for it. What
+// only copies memory gains nothing from more threads than cores: they fight for the file's lock.
 #pragma once
 
 #include <condition_variable>
@@ -38,8 +39,11 @@ struct IoRequest {
 // data, and `detail` where they begin; a failed read puts the offset of the first unreadable block in `detail`.
 Completion execute(IoRequest& request);
 
-// Does a request that needs no waiting, into `*done`; false if it may block (nothing was done then).
-bool execute_now(IoRequest& request, Completion* done);
+// Whether a request can be done without waiting for a device.
+enum class Now : uint8_t { done, would_wait, unknown };
+
+// Does a request that needs no waiting, into `*done`; nothing is done otherwise.
+Now execute_now(IoRequest& request, Completion* done);
 
 class IoPool {
  public:
@@ -51,13 +55,16 @@ class IoPool {
  private:
   static constexpr size_t kThreadsMax = 32;
   static constexpr uint64_t kPatienceNs = 50000;
-  static constexpr uint64_t kSlowWriteNs = 2000000;
+  // A call that takes longer than this, and this for every byte, has waited for a device.
+  static constexpr uint64_t kSlowNs = 500000;
+  static constexpr uint64_t kSlowNsPerByte = 3;
 
   void work();
   void help();  // with mutex_ held: sees to it that somebody takes what is queued
-  bool may_block(const IoRequest& request) const;
+  bool waits(const IoRequest& request, Now now) const;
 
   CompletionQueue& completions_;
+  const size_t cores_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<IoRequest> queue_;
@@ -65,7 +72,9 @@ class IoPool {
   size_t idle_ = 0;
   size_t active_ = 0;  // neither idle nor in a call that may block
   size_t called_ = 0;  // idle threads that were told to wake and have not yet
+  // As the latest ones were; reads only where the file system can't tell beforehand.
   bool writes_are_slow_ = false;
+  bool reads_are_slow_ = true;
   bool stopping_ = false;
 };
 

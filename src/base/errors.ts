@@ -50,7 +50,6 @@ export const errorCodes = {
   timeout: exitStatus.connection,
   command_failed: exitStatus.connection,
   no_space: exitStatus.noSpace,
-  source_changed: exitStatus.sourceChanged,
   interrupted: exitStatus.interrupted,
   internal: exitStatus.internal,
 } as const;

@@ -13,6 +13,9 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(error.code === "EPIPE" ? 141 : exitStatus.internal);
 });
 
+// What `ps` shows from here on, instead of arguments that may hold a secret.
+process.title = `lunsync ${process.argv[2] ?? ""}`.trimEnd();
+
 const program = new Command("lunsync")
   .description(
     "Compares and synchronizes volumes over iSCSI: extents are proved by encoded digests, and only those that differ are shipped.",
@@ -35,6 +38,10 @@ try {
   if (error instanceof CommanderError && !(error instanceof InvalidArgumentError)) {
     // Commander has printed its message, or the help that was asked for.
     process.exitCode = error.exitCode === 0 ? 0 : exitStatus.usage;
+    if (error.exitCode !== 0 && process.argv.includes("--json")) {
+      const message = error.message.replace(/^error: /, "");
+      process.stdout.write(`${JSON.stringify({ error: { code: "usage", message } })}\n`);
+    }
   } else {
     const shown = error instanceof InvalidArgumentError ? new AgentError("usage", error.message) : error;
     process.exitCode = reportFailure(shown, process.argv.includes("--json"));

@@ -15,15 +15,19 @@ export interface Progress {
 const ratePerSecond = (bytes: number, ms: number) =>
   `${formatBytes(Math.round((1000 * bytes) / Math.max(1, ms)))}/s`;
 
+/** Extents with which this pass has nothing more to do: what differs has to be shipped as well. */
+const doneExtents = ({ compared, toShip, shippedExtents }: Counters) =>
+  Math.max(0, compared - (toShip - shippedExtents));
+
 /** The figures that both forms show. */
 function figures(counters: Counters, extentBytes: number, beganMs: number) {
   const elapsedMs = performance.now() - beganMs;
   const total = Math.max(1, counters.extents);
-  const left = counters.extents - counters.compared;
-  const etaSeconds = counters.compared === 0 ? undefined : ((elapsedMs / 1000) * left) / counters.compared;
+  const done = doneExtents(counters);
+  const etaSeconds = done === 0 ? undefined : ((elapsedMs / 1000) * (counters.extents - done)) / done;
   return {
-    percent: ((100 * counters.compared) / total).toFixed(1),
-    rate: ratePerSecond(counters.compared * extentBytes, elapsedMs),
+    percent: ((100 * done) / total).toFixed(1),
+    rate: ratePerSecond(done * extentBytes, elapsedMs),
     eta: etaSeconds === undefined ? "–" : formatDuration(etaSeconds),
     differing: formatCount(counters.differing),
     shipped: formatBytes(counters.shippedBytes),
@@ -47,7 +51,7 @@ function bar(counters: Counters, extentBytes: number): Progress {
   shown.start(1, 0, payload());
   const update = () => {
     shown.setTotal(Math.max(1, counters.extents));
-    shown.update(counters.compared, payload());
+    shown.update(doneExtents(counters), payload());
   };
   const timer = setInterval(update, barMs);
   return {

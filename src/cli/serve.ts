@@ -2,10 +2,10 @@
 //
 // Guarantees: a LUN that is written is refused if it is mounted or used by somebody else; when the command ends by a
 // signal, no command is executing and what was written is on disk, or the exit status says that it is not.
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { AgentError, messageOf } from "../base/errors.ts";
-import { formatAddress } from "../initiator/address.ts";
+import { formatAddress, isIscsiUrl } from "../initiator/address.ts";
 import type { ChapCredentials } from "../iscsi/chap.ts";
 import { systemClock } from "../platform/clock.ts";
 import { mountedAt } from "../platform/local-volumes.ts";
@@ -90,6 +90,9 @@ function parseListen(text: string): { host: string; port: number } {
 }
 
 function parseLun(text: string): { path: string; readonly: boolean } {
+  if (isIscsiUrl(text)) {
+    throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
+  }
   const readonly = text.endsWith(",ro");
   return { path: readonly ? text.slice(0, -3) : text.replace(/,rw$/, ""), readonly };
 }
@@ -98,6 +101,8 @@ function readSecret(user: string, file: string | undefined, option: string): Cha
   if (file === undefined) throw new AgentError("usage", `--${option} needs --${option}-secret-file`);
   let secret: string;
   try {
+    if ((statSync(file).mode & 0o077) !== 0)
+      logLine("warning", `"${file}" holds a secret and is open to other users`);
     secret = readFileSync(file, "utf8").replace(/\r?\n$/, "");
   } catch (error) {
     throw new AgentError("usage", `Cannot read the secret of --${option}: ${messageOf(error)}`);
@@ -109,6 +114,12 @@ function readSecret(user: string, file: string | undefined, option: string): Cha
 }
 
 function chapPolicy(options: ServeOptions): ChapPolicy | undefined {
+  if (options.chapSecretFile !== undefined && options.chap === undefined) {
+    throw new AgentError("usage", "--chap-secret-file needs --chap");
+  }
+  if (options.mutualChapSecretFile !== undefined && options.mutualChap === undefined) {
+    throw new AgentError("usage", "--mutual-chap-secret-file needs --mutual-chap");
+  }
   if (options.chap === undefined) {
     if (options.mutualChap !== undefined) throw new AgentError("usage", "--mutual-chap needs --chap");
     return undefined;
@@ -160,9 +171,13 @@ async function serve(options: ServeOptions): Promise<number> {
   }
   const chap = chapPolicy(options);
   const portals = (options.listen ?? ["127.0.0.1:3260"]).map(parseListen);
+  for (const { host } of portals) {
+    if (chap !== undefined || /^(127\.|::1$|localhost$)/.test(host)) continue;
+    logLine("warning", `it listens on ${host} without CHAP: whoever reaches it can read and write the LUNs`);
+  }
   const stopped = signalled();
   const units = await openUnits(options);
-  const names = { targetName, portalGroupTag, revision: version.slice(0, 4) };
+  const names = { targetName, portalGroupTag, revision: version.split(".").slice(0, 2).join(".") };
   const deviceServer = new DeviceServer(names, units);
   const target = new IscsiTarget({
     deviceServer,

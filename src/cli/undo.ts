@@ -46,6 +46,7 @@ Exit status: 0 everything is as it was, 5 some blocks could not be read when the
           );
         }
       }
+      if (undone.problem !== undefined) process.stderr.write(`Warning: ${undone.problem}\n`);
       process.exitCode = undone.unreadable.length > 0 ? exitStatus.incomplete : exitStatus.equal;
     });
 }

@@ -73,6 +73,9 @@ export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): 
   const targetUser = options.get("target_user") ?? environment.targetUser;
   const targetSecret = options.get("target_password") ?? environment.targetSecret;
   let chapTarget: ChapCredentials | undefined;
+  if ((targetUser === undefined) !== (targetSecret === undefined)) {
+    throw fail("mutual CHAP needs the target's user and its secret, both");
+  }
   if (targetUser !== undefined && targetSecret !== undefined) {
     if (!chap) throw fail("mutual CHAP needs a user and a secret of its own");
     if (targetSecret === chap.secret) throw fail("the target's secret must differ from the initiator's");

@@ -7,7 +7,13 @@
 import { AgentError } from "../base/errors.ts";
 import { type ChapCredentials, ChapError, ChapResponder } from "../iscsi/chap.ts";
 import { Negotiation, NegotiationError, type Parameters, type Wishes } from "../iscsi/negotiation.ts";
-import { describeLoginStatus, loginRequestPdu, loginResponsePdu, loginStage } from "../iscsi/pdu.ts";
+import {
+  describeLoginStatus,
+  loginRequestPdu,
+  loginResponsePdu,
+  loginStage,
+  loginStatus,
+} from "../iscsi/pdu.ts";
 import { decodeText, encodeText, TextError, type TextPairs, textBytesMax } from "../iscsi/text.ts";
 import type { Random } from "../platform/random.ts";
 
@@ -123,6 +129,11 @@ export class Login {
         "connection_refused",
         `Cannot log in to ${this.#options.peer}: ${describeLoginStatus(status)}; try again later`,
         { retry: "after_backoff" },
+      );
+    }
+    if (status === loginStatus.authenticationFailure && !this.#chap) {
+      throw this.#refused(
+        "the target wants authentication; give user and secret as iscsi://user%secret@host/…",
       );
     }
     if (status !== 0) throw this.#refused(describeLoginStatus(status));

@@ -4,6 +4,7 @@
 // the exclusive open and the lock of a volume that is written are the second net.
 import { createHash } from "node:crypto";
 import { readdir, readFile, readlink, realpath, stat } from "node:fs/promises";
+import { basename } from "node:path";
 import type { BlockFile } from "./block-file.ts";
 
 export interface LocalIdentity {
@@ -172,6 +173,14 @@ async function loopsOver(file: { dev: number; ino: number }): Promise<string[]> 
   return found;
 }
 
+/** The program of a process, for people: not the name of its thread, which may be anything. */
+async function commandOf(pid: string): Promise<string> {
+  const [first = "", ...rest] = (await textOf(`/proc/${pid}/cmdline`)).split("\0");
+  const name = basename(first);
+  const script = name === "node" ? rest.find((word) => !word.startsWith("-")) : undefined;
+  return script === undefined ? name : basename(script);
+}
+
 async function writersOf(
   matches: (info: { dev: number; ino: number; rdev: number; block: boolean }) => boolean,
 ): Promise<Use[]> {
@@ -186,7 +195,7 @@ async function writersOf(
         continue;
       const flags = /^flags:\s*([0-7]+)/m.exec(await textOf(`/proc/${pid}/fdinfo/${fd}`))?.[1];
       if (flags === undefined || (Number.parseInt(flags, 8) & 0o3) === 0) continue; // O_RDONLY
-      const command = await textOf(`/proc/${pid}/comm`);
+      const command = await commandOf(pid);
       uses.push({ kind: "open", words: `opened for writing by ${command || "a process"} (pid ${pid})` });
       break;
     }

@@ -71,6 +71,7 @@ export class BeforeImages {
   #pass = 0;
   #at = 0;
   #extents = 0;
+  #failed = false;
 
   /** Folders of single runs are made under `parent` when there is something to keep. */
   constructor(parent: string, tools: ImageTools, nowMs: () => number) {
@@ -105,6 +106,7 @@ export class BeforeImages {
       // Need not be on disk itself: it tells what is torn from what was damaged later (docs/formats).
       await this.#append(images, { lba: BigInt(this.#at), commit: true }, undefined);
     } catch (error) {
+      this.#failed = true;
       throw failure(this.#folder ?? this.#parent, error);
     }
   }
@@ -209,14 +211,15 @@ export class BeforeImages {
   }
 
   /**
-   * Closes the run's folder, in which the time of its end is noted. Returns what went wrong with that, if anything: the
+   * Closes the run's folder. The time of its end is noted there, unless something could not be kept: then it looks like
+   * a run that was cut off, and its last records may be torn. Returns what went wrong with that, if anything: the
    * before-images are whole all the same.
    */
   async end(): Promise<string | undefined> {
     try {
       await this.#images?.close();
       this.#images = undefined;
-      if (this.#folder === undefined || this.#manifest === undefined) return undefined;
+      if (this.#failed || this.#folder === undefined || this.#manifest === undefined) return undefined;
       await writeManifest(this.#folder, { ...this.#manifest, ended: new Date(this.#nowMs()).toISOString() });
       return undefined;
     } catch (error) {

@@ -20,6 +20,8 @@ export class Counters {
   extents = 0;
   compared = 0;
   differing = 0;
+  /** Extents given to be shipped, and those that are. */
+  toShip = 0;
   shippedExtents = 0;
   shippedBytes = 0;
   /** Extents of the shipped ones that were zeroed instead of written. */

@@ -53,7 +53,7 @@ export function checkPair(source: Volume, replica: Volume): void {
 /** @throws AgentError `volume_readonly` */
 export function checkWritable(replica: Volume): void {
   if (replica.traits.writable) return;
-  throw new AgentError("volume_readonly", `Cannot synchronize "${replica.name}": it is read-only`);
+  throw new AgentError("volume_readonly", `Cannot write to "${replica.name}": it is read-only`);
 }
 
 /** @throws AgentError `digest_unknown` if one of the volumes does not offer it */

@@ -50,13 +50,14 @@ export class Shipper {
   async ship(verdict: WindowVerdict): Promise<void> {
     const runs = this.#runsOf(verdict);
     if (runs.length === 0) return;
-    const { beforeImages, replica, source } = this.#job;
+    const { beforeImages, replica, source, counters } = this.#job;
+    for (const { blocks } of runs) counters.toShip += Math.ceil(blocks / this.#extentBlocks);
     if (beforeImages) {
       const { extentBytes } = this.#job;
       await beforeImages.keep(replica, { source: source.name, extentBytes, pass: this.#pass }, runs);
     }
     for (const run of runs) {
-      if (this.#failure) break;
+      if (this.#failure || this.#job.signal?.aborted) break;
       const bytes = run.blocks * source.geometry.blockBytes;
       const release = await this.#memory.acquire(bytes);
       const work = this.#shipRun(run)
@@ -70,6 +71,7 @@ export class Shipper {
       this.#underWay.add(work);
     }
     if (this.#failure) await this.settled();
+    this.#job.signal?.throwIfAborted();
     if (this.#unprovedExtents >= proveExtents) await this.prove();
   }
 
@@ -156,7 +158,7 @@ export class Shipper {
     const { blockBytes } = source.geometry;
     const { buffer, giveBack } = this.#pool.borrow(run.blocks * blockBytes);
     try {
-      await source.read(run.lba, buffer, { fresh });
+      await source.read(run.lba, buffer, { fresh }, this.#job.signal);
       await this.#writeRun(run, buffer);
     } catch (error) {
       if (!(error instanceof AgentError) || error.code !== "medium_error") throw error;
@@ -180,7 +182,7 @@ export class Shipper {
       const extent = buffer.subarray(0, blocks * blockBytes);
       let side: "source" | "replica" = "source";
       try {
-        await source.read(lba, extent, { fresh });
+        await source.read(lba, extent, { fresh }, this.#job.signal);
         side = "replica";
         await this.#writeRun({ lba, blocks, prove: run.prove }, extent);
       } catch (error) {
@@ -192,7 +194,7 @@ export class Shipper {
   }
 
   async #writeRun(run: BlockRange & { readonly prove: boolean }, data: Buffer): Promise<void> {
-    const { replica, counters, extentBytes } = this.#job;
+    const { replica, counters, extentBytes, signal } = this.#job;
     const { blockBytes } = replica.geometry;
     const extents = Math.ceil(data.length / extentBytes);
     const zeros = Array.from({ length: extents }, (_, i) =>
@@ -205,9 +207,9 @@ export class Shipper {
       const piece = data.subarray(i * extentBytes, Math.min(end * extentBytes, data.length));
       const lba = run.lba + i * this.#extentBlocks;
       if (zeros[i]) {
-        await replica.zero(lba, piece.length / blockBytes, { unmap: true });
+        await replica.zero(lba, piece.length / blockBytes, { unmap: true }, signal);
         counters.zeroedExtents += end - i;
-      } else await replica.write(lba, [piece]);
+      } else await replica.write(lba, [piece], {}, signal);
       i = end;
     }
     counters.shippedExtents += extents;

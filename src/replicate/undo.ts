@@ -28,6 +28,8 @@ export interface Undone {
   readonly bytes: number;
   /** Ranges that could not be read when they were overwritten. */
   readonly unreadable: readonly { readonly lba: number; readonly blocks: number }[];
+  /** Why the folder is not marked as put back, though it is. */
+  readonly problem: string | undefined;
 }
 
 const recordBytesMax = 64 * 1024 * 1024;
@@ -70,21 +72,18 @@ async function findRun(folder: string): Promise<{ folder: string; manifest: Mani
       `Cannot read the before-images in "${folder}": ${messageOf(error)}`,
     );
   }
-  const runs: { folder: string; manifest: Manifest }[] = [];
-  for (const name of names) {
-    const manifest = await readManifest(join(folder, name)).catch((error: unknown) => {
-      if ((error as AgentError).message.includes("ENOTDIR")) return undefined;
-      throw error;
-    });
-    if (manifest && manifest.undone === undefined) runs.push({ folder: join(folder, name), manifest });
+  // The names of runs begin with their time.
+  for (const name of names
+    .filter((each) => /^\d{4}-\d\d-\d\dT/.test(each))
+    .sort()
+    .reverse()) {
+    const manifest = await readManifest(join(folder, name));
+    if (manifest && manifest.undone === undefined) return { folder: join(folder, name), manifest };
   }
-  runs.sort((a, b) => (a.manifest.begun < b.manifest.begun ? 1 : -1));
-  if (!runs[0])
-    throw new AgentError(
-      "volume_missing",
-      `There are no before-images in "${folder}" that were not put back yet`,
-    );
-  return runs[0];
+  throw new AgentError(
+    "volume_missing",
+    `There are no before-images in "${folder}" that were not put back yet`,
+  );
 }
 
 function checkReplica(manifest: Manifest, replica: Volume): void {
@@ -250,6 +249,12 @@ export async function undo(
     }
   }
   await replica.flush();
-  await writeManifest(run.folder, { ...manifest, undone: new Date(tools.nowMs()).toISOString() });
-  return { folder: run.folder, begun: manifest.begun, ranges, bytes, unreadable };
+  const problem = await writeManifest(run.folder, {
+    ...manifest,
+    undone: new Date(tools.nowMs()).toISOString(),
+  }).then(
+    () => undefined,
+    (error: unknown) => `Cannot note in "${run.folder}" that it was put back: ${messageOf(error)}`,
+  );
+  return { folder: run.folder, begun: manifest.begun, ranges, bytes, unreadable, problem };
 }

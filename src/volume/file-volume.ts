@@ -3,6 +3,7 @@
 // Guarantees: opening for writing takes the device exclusively, or locks the file; errors of the system become
 // AgentErrors that name the volume, the LBA and what to do. After a flush that failed, digests are taken from the
 // medium (the addon sees to it), since the page cache may hold what the medium does not.
+import { randomUUID } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
@@ -29,6 +30,7 @@ const noTraffic = { sent: 0, received: 0 };
 
 /** Longer than the tick that file times are taken from. */
 const clockTickMs = 20;
+const settlingMax = 10;
 
 /** Logical blocks of a file where nobody says otherwise. */
 export const fileBlockBytesDefault = 512;
@@ -165,7 +167,7 @@ export class FileVolume implements Volume {
     // without a trace. What the flush of another's data runs into is not this reader's error.
     await this.#file.flush().catch(() => {});
     if (this.#file.blockDevice) return deviceWriteCount(this.#file.specialDevice);
-    for (;;) {
+    for (let i = 0; i < settlingMax; i++) {
       const { ino, dev, size, mtimeNs, ctimeNs } = await stat(this.#file.path, { bigint: true });
       const youngestMs = Number((mtimeNs > ctimeNs ? mtimeNs : ctimeNs) / 1_000_000n);
       const ageMs = Date.now() - youngestMs;
@@ -173,6 +175,7 @@ export class FileVolume implements Volume {
       if (ageMs >= clockTickMs || ageMs < 0) return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
       await new Promise((resolve) => setTimeout(resolve, clockTickMs));
     }
+    return `written to all the time: ${randomUUID()}`; // equal to no other
   }
 
   async #identify(

@@ -1,9 +1,15 @@
 // A volume whose data may not pass faster than so many bytes a second: reads and writes wait their turn.
 //
-// Digests are not held up: they are what little crosses the wire in their place.
+// Digests are held up only where the volume has to be read for them.
 import { lengthOf } from "../base/bytes.ts";
 import type { Clock } from "../platform/clock.ts";
-import type { ReadOptions, Volume, WriteOptions } from "./volume.ts";
+import {
+  type DigestWindow,
+  type ReadOptions,
+  type Volume,
+  type WriteOptions,
+  windowBlocks,
+} from "./volume.ts";
 
 /** Bytes that may pass at once after a pause. */
 const burstSeconds = 0.25;
@@ -14,6 +20,10 @@ export function throttled(volume: Volume, bytesPerSecond: number, clock: Clock):
     const now = clock.monotonicMs();
     freeAtMs = Math.max(freeAtMs, now - 1000 * burstSeconds) + (1000 * bytes) / bytesPerSecond;
     if (freeAtMs > now) await clock.sleep(freeAtMs - now, signal);
+  };
+  const waitToDigest = async (window: DigestWindow, signal?: AbortSignal): Promise<void> => {
+    if (volume.traits.digests !== "read") return;
+    await wait(windowBlocks(window, volume.geometry) * volume.geometry.blockBytes, signal);
   };
   return new Proxy(volume, {
     get(target, property) {
@@ -32,6 +42,22 @@ export function throttled(volume: Volume, bytesPerSecond: number, clock: Clock):
           ) => {
             await wait(lengthOf(pieces), signal);
             await target.write(lba, pieces, options, signal);
+          };
+        case "zero":
+          return async (lba: number, blocks: number, options?: { unmap?: boolean }, signal?: AbortSignal) => {
+            if (!target.traits.thin) await wait(blocks * target.geometry.blockBytes, signal);
+            await target.zero(lba, blocks, options, signal);
+          };
+        case "encodeDigests":
+          return async (window: DigestWindow, signal?: AbortSignal) => {
+            await waitToDigest(window, signal);
+            return target.encodeDigests(window, signal);
+          };
+        case "decodeDigests":
+        case "compareDigests":
+          return async (window: DigestWindow, values: Buffer, signal?: AbortSignal) => {
+            await waitToDigest(window, signal);
+            return target[property](window, values, signal);
           };
         default: {
           const value: unknown = Reflect.get(target, property, target);

@@ -35,6 +35,12 @@ test("usage: unknown digest, mode, extent, command, option; missing arguments", 
     [["serve", "--lun", "a", "--target", "disks"], /no target name/],
     [["serve", "--lun", "a", "--listen", "nowhere"], /HOST:PORT/],
     [["serve", "--lun", "a", "--chap", "me"], /--chap-secret-file/],
+    [["serve", "--lun", "a", "--chap-secret-file", "f"], /needs --chap/],
+    [["serve", "--lun", "iscsi://127.0.0.1/iqn.2026-11.x:y/0"], /a LUN is a file or a block device/],
+    [
+      ["compare", "a", "iscsi://u%p@host/iqn.2026-11.x:y/0?target_user=t"],
+      /the target's user and its secret, both/,
+    ],
     [["compare", "a", "iscsi://host/iqn.2026-11.x"], /no iSCSI address/],
     [["compare", "a", "iscsi://user@host/iqn.2026-11.x:y/0"], /LUNSYNC_CHAP_SECRET/],
   ] as const) {
@@ -42,6 +48,11 @@ test("usage: unknown digest, mode, extent, command, option; missing arguments", 
     expect([args, finished.status]).toEqual([args, exitStatus.usage]);
     expect(finished.stderr).toMatch(words);
   }
+});
+
+test("with --json, wrong usage is an object too", async () => {
+  const finished = await lunsync(["compare", "a", "b", "--width", "9", "--json"]);
+  expect([finished.status, finished.json().error.code]).toEqual([2, "usage"]);
 });
 
 test("a secret in a URL is in no message", async () => {

@@ -74,13 +74,19 @@ describe.skipIf(!mountable)("bad sectors and full disks", () => {
     expect((await readFile(replica)).equals(await readFile(source))).toBe(true);
   });
 
-  test("no room for before-images: what they would have kept is not overwritten", async () => {
+  test("no room for before-images: what could not be kept is not overwritten, and the rest can be put back", async () => {
     await using folder = await WorkFolder.make();
     const [source, replica] = [folder.file("source"), folder.file("replica")];
-    const { other } = await writePair(source, replica, 4, 4 * MiB, 60);
-    await using disk = await SmallDisk.at(folder.file("disk"), 256 * 1024);
-    const full = await lunsync(["sync", source, replica, "--backup-dir", `${disk.path}/kept`, "--json"]);
+    // Several windows: there is room for the first of them.
+    const { original, other } = await writePair(source, replica, 4, 96 * MiB, 90);
+    const kept = `${folder.path}/disk/kept`;
+    await using disk = await SmallDisk.at(folder.file("disk"), 3 * MiB);
+    const full = await lunsync(["sync", source, replica, "--backup-dir", kept, "--json"]);
     expect([full.status, full.json().error.code]).toEqual([7, "no_space"]);
+    expect(full.json().shipped.bytes).toBeGreaterThan(0);
+    expect((await readFile(replica)).equals(original)).toBe(false);
+    await disk.grow(64 * MiB);
+    expect((await lunsync(["undo", kept, replica])).status).toBe(0);
     expect((await readFile(replica)).equals(other)).toBe(true);
   });
 });
@@ -157,6 +163,7 @@ test.each([
   const report = JSON.parse(sync.stdout);
   expect(report.verdict).toBe("interrupted");
   expect(report.shipped.bytes).toBeGreaterThan(0);
+  expect(report.shipped.bytes).toBeLessThan(14 * MiB); // it did not wait for what was queued
   const again = (await lunsync(["sync", source, target.url, "--json"])).json();
   expect(again.identical).toBe(true);
   expect(again.shipped.bytes).toBeLessThanOrEqual(16 * MiB - report.shipped.bytes);
@@ -201,6 +208,9 @@ test("a replica of another maker (tgt) works by reads, with a warning", async ()
   expect((await lunsync(["sync", source, tgt.url, "--verify"])).status).toBe(0);
   expect((await readFile(replica)).equals(original)).toBe(true);
   expect((await lunsync(["inquiry", tgt.url, "--json"])).json().vendorCommands).toBe(false);
+  // What is read over the wire to be compared counts as data.
+  const slow = await lunsync(["compare", source, tgt.url, "--bandwidth", "4M", "--json"]);
+  expect(slow.json().seconds).toBeGreaterThan(1);
 });
 
 describe("memory stays bounded", () => {
