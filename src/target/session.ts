@@ -12,11 +12,12 @@ import { additionalHeaders, ahsTypeExtendedCdb, FramingError, type Pdu } from ".
 import type { Parameters } from "../iscsi/negotiation.ts";
 import * as wire from "../iscsi/pdu.ts";
 import { serialAdd, serialBefore, serialDistance } from "../iscsi/serial.ts";
-import { decodeText, encodeText, TextError, type TextPairs, textBytesMax } from "../iscsi/text.ts";
+import { TextError, type TextPairs } from "../iscsi/text.ts";
 import type { DeviceServer } from "./device-server.ts";
 import type { Nexus } from "./nexus.ts";
 import { type Numbers, sendResult } from "./responses.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
+import { logout, nopOut, textRequest } from "./session-services.ts";
 import { PduViolation, TargetTask } from "./target-task.ts";
 import { manageTasks } from "./task-management.ts";
 
@@ -70,7 +71,8 @@ export class TargetSession {
   readonly #early = new Map<number, Pdu>();
   /** Tasks whose late Data-Out is to be ignored. */
   readonly #aborted = new Set<number>();
-  #text: Buffer[] = [];
+  /** Text of a request that goes on in the next PDU. */
+  text: Buffer[] = [];
   /** Immediate data of the PDU under way. */
   #immediate: { buffer: Buffer; giveBack: () => void } | undefined;
   #waste = Buffer.alloc(0);
@@ -126,10 +128,10 @@ export class TargetSession {
 
   /** NOP-In that asks for an answer. */
   ping(): void {
-    this.#send(
+    this.send(
       wire.nopInPdu.encode({
         initiatorTaskTag: wire.noTag,
-        targetTransferTag: this.#transferTag(),
+        targetTransferTag: this.transferTag(),
         statSN: this.#statSN, // not advanced (11.19.2)
         expCmdSN: this.#expCmdSN,
         maxCmdSN: this.#openWindow(),
@@ -208,19 +210,19 @@ export class TargetSession {
     return this.#maxCmdSN;
   }
 
-  #transferTag(): number {
+  transferTag(): number {
     const tag = this.#nextTransferTag;
     this.#nextTransferTag = tag === 0xfffffffe ? 1 : tag + 1;
     return tag;
   }
 
-  #send(header: Buffer, data?: readonly Buffer[], onSent?: () => void): void {
+  send(header: Buffer, data?: readonly Buffer[], onSent?: () => void): void {
     if (this.#over) onSent?.();
     else this.link.send(header, data, onSent);
   }
 
   #reject(code: number, header: Buffer): void {
-    this.#send(
+    this.send(
       wire.rejectPdu.encode({
         reason: code,
         statSN: this.#numbers.nextStatSN(),
@@ -278,13 +280,13 @@ export class TargetSession {
         });
         return;
       case wire.opcode.nopOut:
-        this.#nopOut(pdu);
+        nopOut(this, pdu);
         return;
       case wire.opcode.textRequest:
-        this.#textRequest(pdu);
+        textRequest(this, pdu);
         return;
       case wire.opcode.logoutRequest:
-        this.#logout(pdu);
+        logout(this, pdu);
         return;
       case wire.opcode.snackRequest:
         this.#reject(reason.snackReject, pdu.header); // error recovery level 0 has none
@@ -381,12 +383,12 @@ export class TargetSession {
     }
     if (!task.quiet || task.missing === 0) return;
     if (task.memory === undefined) return; // it will be granted
-    const targetTransferTag = this.#transferTag();
+    const targetTransferTag = this.transferTag();
     const { bufferOffset, length, r2tSN } = task.beginBurst(
       targetTransferTag,
       this.start.parameters.MaxBurstLength,
     );
-    this.#send(
+    this.send(
       wire.r2tPdu.encode({
         lun: task.start.lun,
         initiatorTaskTag: task.start.initiatorTaskTag,
@@ -462,7 +464,7 @@ export class TargetSession {
         segmentBytesMax: this.start.parameters.MaxRecvDataSegmentLength,
         burstBytesMax: this.start.parameters.MaxBurstLength,
       },
-      (header, data, onSent) => this.#send(header, data, onSent),
+      (header, data, onSent) => this.send(header, data, onSent),
     );
     task.settle();
   }
@@ -478,7 +480,7 @@ export class TargetSession {
   }
 
   #answerManagement(initiatorTaskTag: number, response: number): void {
-    this.#send(
+    this.send(
       wire.taskManagementResponsePdu.encode({
         response,
         initiatorTaskTag,
@@ -487,75 +489,6 @@ export class TargetSession {
         maxCmdSN: this.#openWindow(),
       }),
     );
-  }
-
-  #nopOut(pdu: Pdu): void {
-    const nop = wire.nopOutPdu.decode(pdu.header);
-    if (nop.initiatorTaskTag === wire.noTag) return; // the answer to a NOP-In of ours
-    const bytes = Math.min(pdu.data.length, this.start.parameters.MaxRecvDataSegmentLength);
-    this.#send(
-      wire.nopInPdu.encode({
-        lun: nop.lun,
-        initiatorTaskTag: nop.initiatorTaskTag,
-        targetTransferTag: wire.noTag,
-        statSN: this.#numbers.nextStatSN(),
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
-      }),
-      bytes === 0 ? undefined : [pdu.data.subarray(0, bytes)],
-    );
-  }
-
-  #textRequest(pdu: Pdu): void {
-    const request = wire.textRequestPdu.decode(pdu.header);
-    if (request.final && request.continue)
-      throw new PduViolation(reason.protocolError, "F and C are set at once");
-    this.#text.push(pdu.data);
-    if (this.#text.reduce((sum, piece) => sum + piece.length, 0) > textBytesMax) {
-      throw new PduViolation(reason.protocolError, "too much text");
-    }
-    let pairs: TextPairs = [];
-    if (!request.continue) {
-      for (const [key, value] of decodeText(Buffer.concat(this.#text))) {
-        const found = key === "SendTargets" ? this.host.sendTargets(value, this) : undefined;
-        pairs = pairs.concat(found ?? [[key, key === "SendTargets" ? "Reject" : "NotUnderstood"]]);
-      }
-      this.#text = [];
-    }
-    const text = encodeText(pairs);
-    if (text.length > this.start.parameters.MaxRecvDataSegmentLength) {
-      throw new PduViolation(reason.longOperationReject, "the initiator takes too little text");
-    }
-    const more = !request.final;
-    this.#send(
-      wire.textResponsePdu.encode({
-        final: !more,
-        lun: request.lun,
-        initiatorTaskTag: request.initiatorTaskTag,
-        targetTransferTag: more ? this.#transferTag() : wire.noTag,
-        statSN: this.#numbers.nextStatSN(),
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
-      }),
-      text.length === 0 ? undefined : [text],
-    );
-  }
-
-  #logout(pdu: Pdu): void {
-    const request = wire.logoutRequestPdu.decode(pdu.header);
-    const closesSession = request.reasonCode === 0;
-    const closesConnection = request.reasonCode === 1 && request.cid === this.start.cid;
-    const response = closesSession || closesConnection ? 0 : request.reasonCode === 2 ? 2 : 1;
-    this.#send(
-      wire.logoutResponsePdu.encode({
-        response,
-        initiatorTaskTag: request.initiatorTaskTag,
-        statSN: this.#numbers.nextStatSN(),
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
-      }),
-    );
-    if (response === 0) this.link.finish("it logged out");
   }
 
   /** How far `cmdSN` lies behind what has been taken; for task management. */
