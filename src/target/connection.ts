@@ -179,7 +179,7 @@ export class TargetConnection implements SessionLink {
     }
     const { numbers } = begun;
     const reply = login.accept(begun.start.tsih, numbers.expCmdSN, numbers.maxCmdSN);
-    begun.beginStatSN(reply.statSN);
+    numbers.statSN = reply.statSN;
     this.#reply(reply);
     const { parameters } = agreement;
     this.#digests = {

@@ -11,12 +11,13 @@ import { LayoutError } from "../base/layout.ts";
 import { additionalHeaders, ahsTypeExtendedCdb, FramingError, type Pdu } from "../iscsi/framing.ts";
 import type { Parameters } from "../iscsi/negotiation.ts";
 import * as wire from "../iscsi/pdu.ts";
-import { serialAdd, serialBefore, serialDistance } from "../iscsi/serial.ts";
+import { serialBefore } from "../iscsi/serial.ts";
 import { TextError, type TextPairs } from "../iscsi/text.ts";
 import type { DeviceServer } from "./device-server.ts";
 import type { Nexus } from "./nexus.ts";
-import { type Numbers, sendResult } from "./responses.ts";
+import { sendResult } from "./responses.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
+import { SessionNumbers } from "./sequence.ts";
 import { logout, nopOut, textRequest } from "./session-services.ts";
 import { PduViolation, TargetTask } from "./target-task.ts";
 import { manageTasks } from "./task-management.ts";
@@ -62,9 +63,7 @@ export class TargetSession {
   readonly tasks = new Map<number, TargetTask>();
   readonly host: SessionHost;
   readonly link: SessionLink;
-  #expCmdSN: number;
-  #maxCmdSN: number;
-  #statSN = 0;
+  readonly numbers: SessionNumbers;
   #nextTransferTag = 1;
   #over = false;
   /** Commands that came before their turn, by CmdSN. */
@@ -76,41 +75,17 @@ export class TargetSession {
   /** Immediate data of the PDU under way. */
   #immediate: { buffer: Buffer; giveBack: () => void } | undefined;
   #waste = Buffer.alloc(0);
-  readonly #numbers: Numbers;
 
   constructor(start: SessionStart, host: SessionHost, link: SessionLink) {
     this.start = start;
     this.host = host;
     this.link = link;
-    this.#expCmdSN = start.cmdSN;
-    this.#maxCmdSN = serialAdd(start.cmdSN, start.window - 1);
-    const session = this;
-    this.#numbers = {
-      nextStatSN() {
-        const statSN = session.#statSN;
-        session.#statSN = serialAdd(statSN, 1);
-        return statSN;
-      },
-      get expCmdSN() {
-        return session.#expCmdSN;
-      },
-      get maxCmdSN() {
-        return session.#openWindow();
-      },
-    };
-  }
-
-  get numbers(): Numbers {
-    return this.#numbers;
+    const outstanding = () => this.tasks.size + this.#early.size;
+    this.numbers = new SessionNumbers(start.cmdSN, start.window, outstanding);
   }
 
   get nexus(): Nexus {
     return this.start.nexus;
-  }
-
-  /** Called once, before the first PDU: the StatSN that follows the login's last. */
-  beginStatSN(statSN: number): void {
-    this.#statSN = statSN;
   }
 
   /** Nothing is sent from here on; tasks are aborted. */
@@ -132,9 +107,9 @@ export class TargetSession {
       wire.nopInPdu.encode({
         initiatorTaskTag: wire.noTag,
         targetTransferTag: this.transferTag(),
-        statSN: this.#statSN, // not advanced (11.19.2)
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
+        statSN: this.numbers.statSN, // not advanced (11.19.2)
+        expCmdSN: this.numbers.expCmdSN,
+        maxCmdSN: this.numbers.maxCmdSN,
       }),
     );
   }
@@ -202,14 +177,6 @@ export class TargetSession {
 
   // --- numbers ---
 
-  /** MaxCmdSN: it never goes back, and leaves room for `window` tasks. */
-  #openWindow(): number {
-    const free = this.start.window - this.tasks.size - this.#early.size;
-    const next = serialAdd(this.#expCmdSN, Math.max(0, free) - 1);
-    if (serialBefore(this.#maxCmdSN, next)) this.#maxCmdSN = next;
-    return this.#maxCmdSN;
-  }
-
   transferTag(): number {
     const tag = this.#nextTransferTag;
     this.#nextTransferTag = tag === 0xfffffffe ? 1 : tag + 1;
@@ -225,9 +192,9 @@ export class TargetSession {
     this.send(
       wire.rejectPdu.encode({
         reason: code,
-        statSN: this.#numbers.nextStatSN(),
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
+        statSN: this.numbers.nextStatSN(),
+        expCmdSN: this.numbers.expCmdSN,
+        maxCmdSN: this.numbers.maxCmdSN,
       }),
       [Buffer.from(header)],
     );
@@ -248,20 +215,23 @@ export class TargetSession {
       this.#carryOut(opcode, pdu);
       return;
     }
-    // Outside the window, or seen before: ignored (4.2.2.1).
-    if (serialBefore(cmdSN, this.#expCmdSN) || serialBefore(this.#openWindow(), cmdSN)) return;
-    if (cmdSN !== this.#expCmdSN) {
-      // Its immediate data may lie in a buffer that is given back.
-      this.#early.set(cmdSN, { ...pdu, data: Buffer.from(pdu.data) });
-      return;
+    switch (this.numbers.turnOf(cmdSN)) {
+      case "ignored":
+        return;
+      case "early":
+        // Its immediate data may lie in a buffer that is given back.
+        this.#early.set(cmdSN, { ...pdu, data: Buffer.from(pdu.data) });
+        return;
+      case "now":
+        this.numbers.advance();
+        this.#carryOut(opcode, pdu);
     }
-    this.#expCmdSN = serialAdd(cmdSN, 1);
-    this.#carryOut(opcode, pdu);
     for (;;) {
-      const next = this.#early.get(this.#expCmdSN);
+      const due = this.numbers.expCmdSN;
+      const next = this.#early.get(due);
       if (!next || this.#over) return;
-      this.#early.delete(this.#expCmdSN);
-      this.#expCmdSN = serialAdd(this.#expCmdSN, 1);
+      this.#early.delete(due);
+      this.numbers.advance();
       this.#carryOut(next.header[0]! & 0x3f, next);
     }
   }
@@ -393,9 +363,9 @@ export class TargetSession {
         lun: task.start.lun,
         initiatorTaskTag: task.start.initiatorTaskTag,
         targetTransferTag,
-        statSN: this.#statSN,
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
+        statSN: this.numbers.statSN,
+        expCmdSN: this.numbers.expCmdSN,
+        maxCmdSN: this.numbers.maxCmdSN,
         r2tSN,
         bufferOffset,
         desiredDataTransferLength: length,
@@ -459,7 +429,7 @@ export class TargetSession {
     sendResult(
       task,
       { ...result, release: sent },
-      this.#numbers,
+      this.numbers,
       {
         segmentBytesMax: this.start.parameters.MaxRecvDataSegmentLength,
         burstBytesMax: this.start.parameters.MaxBurstLength,
@@ -484,15 +454,15 @@ export class TargetSession {
       wire.taskManagementResponsePdu.encode({
         response,
         initiatorTaskTag,
-        statSN: this.#numbers.nextStatSN(),
-        expCmdSN: this.#expCmdSN,
-        maxCmdSN: this.#openWindow(),
+        statSN: this.numbers.nextStatSN(),
+        expCmdSN: this.numbers.expCmdSN,
+        maxCmdSN: this.numbers.maxCmdSN,
       }),
     );
   }
 
   /** How far `cmdSN` lies behind what has been taken; for task management. */
   isTaken(cmdSN: number): boolean {
-    return serialDistance(cmdSN, this.#expCmdSN) > 0;
+    return serialBefore(cmdSN, this.numbers.expCmdSN);
   }
 }
