@@ -122,7 +122,11 @@ export class DeviceServer {
         ? invalidCdbField(action === -1 ? 7 : 8)
         : invalidCdbField(1, cdb[0] === 0xd1 ? 7 : 4);
     }
-    if (cdb.length < entry.layout.bytes) return invalidCdbField(7);
+    // A variable-length CDB has the length that it says, and that its command has.
+    const said = cdb[0] === 0x7f ? 8 + cdb[7]! : entry.layout.bytes;
+    if (said !== entry.layout.bytes || cdb.length < said || (cdb[0] === 0x7f && cdb.length !== said)) {
+      return invalidCdbField(7);
+    }
     if ((controlByte(cdb, entry.layout.bytes) & naca) !== 0) {
       return invalidCdbField(cdb[0] === 0x7f ? 1 : entry.layout.bytes - 1, 2);
     }
