@@ -28,7 +28,8 @@ function figures(counters: Counters, extentBytes: number, beganMs: number) {
   return {
     percent: ((100 * done) / total).toFixed(1),
     rate: ratePerSecond(done * extentBytes, elapsedMs),
-    eta: etaSeconds === undefined ? "–" : formatDuration(etaSeconds),
+    // Not `eta`: the bar has a field of its own by that name.
+    left: etaSeconds === undefined ? "–" : formatDuration(etaSeconds),
     differing: formatCount(counters.differing),
     shipped: formatBytes(counters.shippedBytes),
     phase: counters.pass > 1 ? `${counters.phase}, pass ${counters.pass}` : counters.phase,
@@ -38,7 +39,7 @@ function figures(counters: Counters, extentBytes: number, beganMs: number) {
 function bar(counters: Counters, extentBytes: number): Progress {
   const beganMs = performance.now();
   const shown = new cliProgress.SingleBar({
-    format: "{phase} [{bar}] {percent}%  {rate}  ETA {eta}  differing {differing}  shipped {shipped}",
+    format: "{phase} [{bar}] {percent}%  {rate}  ETA {left}  differing {differing}  shipped {shipped}",
     barsize: 24,
     barCompleteChar: "=",
     barIncompleteChar: " ",
@@ -69,9 +70,9 @@ function bar(counters: Counters, extentBytes: number): Progress {
 function lines(counters: Counters, extentBytes: number): Progress {
   const beganMs = performance.now();
   const timer = setInterval(() => {
-    const { phase, percent, rate, eta, differing, shipped } = figures(counters, extentBytes, beganMs);
+    const { phase, percent, rate, left, differing, shipped } = figures(counters, extentBytes, beganMs);
     process.stderr.write(
-      `${phase}: ${percent}% at ${rate}, ETA ${eta}, ${differing} extents differ, ${shipped} shipped\n`,
+      `${phase}: ${percent}% at ${rate}, ETA ${left}, ${differing} extents differ, ${shipped} shipped\n`,
     );
   }, lineMs);
   timer.unref();

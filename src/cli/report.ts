@@ -133,7 +133,7 @@ export async function writeText(outcome: Outcome, context: ReportContext): Promi
   const differingBytes = outcome.ranges.blocks * blockBytes;
   const share = extents.total === 0 ? 0 : (100 * extents.differing) / extents.total;
   const lines = [
-    `${command === "sync" && !dryRun ? "Synchronized" : "Compared"}`,
+    command === "sync" && !dryRun ? "Synchronization" : "Comparison",
     `  source   ${source.name}`,
     `  replica  ${replica.name}`,
     `  volume   ${formatBytes(bytes.volume)}, ${plural(extents.total, "extent")} of ${formatBytes(job.extentBytes)}; digest ${job.digest.text}, mode ${job.mode}`,
@@ -158,9 +158,9 @@ export async function writeText(outcome: Outcome, context: ReportContext): Promi
           : ""),
     );
   }
-  lines.push(
-    `  time     ${formatDuration(outcome.seconds)}, ${formatBytes(Math.round(bytes.volume / Math.max(0.001, outcome.seconds)))}/s of the volume`,
-  );
+  const looked = Math.min(bytes.volume, extents.compared * job.extentBytes) * outcome.passes;
+  const rate = formatBytes(Math.round(looked / Math.max(0.001, outcome.seconds)));
+  lines.push(`  time     ${formatDuration(outcome.seconds)}, ${rate}/s of the volume`);
   for (const bad of outcome.bad.slice(0, badShown)) {
     lines.push(`  ${bad.side} LBA ${bad.lba}: cannot ${bad.action}: ${bad.reason}`);
   }
