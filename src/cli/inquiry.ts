@@ -2,10 +2,12 @@
 import type { Command } from "commander";
 import { formatBytes, formatCount } from "../base/units.ts";
 import { offeredDigests } from "../digest/spec.ts";
+import { isIscsiUrl } from "../initiator/address.ts";
+import type { DiscoveredTarget } from "../initiator/discovery.ts";
 import { ScsiVolume } from "../volume/scsi-volume.ts";
 import { type Volume, volumeBytes } from "../volume/volume.ts";
 import { parseBlockSize } from "./options.ts";
-import { openVolume } from "./volumes.ts";
+import { openVolume, targetsAt } from "./volumes.ts";
 
 export function addInquiry(program: Command): void {
   program
@@ -14,7 +16,10 @@ export function addInquiry(program: Command): void {
     .description(
       "Says what a volume is: identity, size, block size, whether it speaks our vendor commands, its digests.",
     )
-    .argument("<VOLUME>", "a path, a block device or an iscsi:// URL")
+    .argument(
+      "<VOLUME>",
+      "a path, a block device or an iscsi:// URL; of a portal alone, its targets are listed",
+    )
     .option("--block-size <BYTES>", "logical block size of a file: 512 or 4096 (default 512)", parseBlockSize)
     .option("--json", "print one JSON object")
     .addHelpText(
@@ -22,13 +27,26 @@ export function addInquiry(program: Command): void {
       `
 Examples:
   lunsync inquiry /dev/vg0/db
+  lunsync inquiry iscsi://backup.example
   lunsync inquiry iscsi://backup.example/iqn.2026-11.com.example:disks/0 --json`,
     )
     .action(async (name: string, options: { json?: boolean; blockSize?: number }) => {
+      const discovered = isIscsiUrl(name) ? await targetsAt(name) : undefined;
+      if (discovered) {
+        process.stdout.write(options.json ? `${JSON.stringify(discovered)}\n` : targetsText(discovered));
+        return;
+      }
       await using volume = await openVolume(name, { writable: false, blockBytes: options.blockSize });
       const facts = factsOf(volume);
       process.stdout.write(options.json ? `${JSON.stringify(facts)}\n` : textOf(facts));
     });
+}
+
+function targetsText({ portal, targets }: { portal: string; targets: readonly DiscoveredTarget[] }): string {
+  if (targets.length === 0) return `${portal} shows no target to this initiator\n`;
+  return targets
+    .map(({ name, addresses }) => `${name}\n${addresses.map((at) => `    at ${at}\n`).join("")}`)
+    .join("");
 }
 
 function factsOf(volume: Volume) {

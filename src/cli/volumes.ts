@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { AgentError } from "../base/errors.ts";
-import { type IscsiAddress, isIscsiUrl, parseIscsiUrl } from "../initiator/address.ts";
+import { type IscsiAddress, isIscsiUrl, parseIscsiUrl, parsePortalUrl } from "../initiator/address.ts";
+import { type DiscoveredTarget, discoverTargets } from "../initiator/discovery.ts";
 import { IscsiSession } from "../initiator/session.ts";
 import { systemClock } from "../platform/clock.ts";
 import { usesOf } from "../platform/local-volumes.ts";
@@ -36,14 +37,43 @@ export interface OpenOptions {
   readonly signal?: AbortSignal;
 }
 
+const chapEnvironment = () => ({
+  secret: process.env.LUNSYNC_CHAP_SECRET,
+  targetUser: process.env.LUNSYNC_CHAP_TARGET_USER,
+  targetSecret: process.env.LUNSYNC_CHAP_TARGET_SECRET,
+});
+
+/** The targets of a portal, if that is what the URL names; undefined if it names a logical unit. */
+export async function targetsAt(
+  url: string,
+): Promise<{ portal: string; targets: DiscoveredTarget[] } | undefined> {
+  const address = parsePortalUrl(url, chapEnvironment());
+  if (!address) return undefined;
+  const { host, port, chap, chapTarget } = address;
+  const portal = `${host.includes(":") ? `[${host}]` : host}:${port}`;
+  const targets = await discoverTargets({
+    portal: { host, port },
+    peer: portal,
+    initiatorName: initiatorName(),
+    chap,
+    chapTarget,
+    wishes: {
+      HeaderDigest: ["None", "CRC32C"],
+      DataDigest: ["None", "CRC32C"],
+      MaxRecvDataSegmentLength: 262_144,
+    },
+    isid: Buffer.concat([Buffer.from([0x80]), systemRandom.bytes(5)]),
+    random: systemRandom,
+    clock: systemClock,
+    crc32c,
+    openTimeoutMs: 10_000,
+  });
+  return { portal, targets };
+}
+
 /** @throws AgentError `usage` */
 export function addressOf(url: string): IscsiAddress {
-  const { env } = process;
-  return parseIscsiUrl(url, {
-    secret: env.LUNSYNC_CHAP_SECRET,
-    targetUser: env.LUNSYNC_CHAP_TARGET_USER,
-    targetSecret: env.LUNSYNC_CHAP_TARGET_SECRET,
-  });
+  return parseIscsiUrl(url, chapEnvironment());
 }
 
 /** @throws AgentError what Volume adapters throw; `volume_mounted` or `volume_in_use` for one to be written */

@@ -37,6 +37,15 @@ export interface ChapEnvironment {
   readonly targetSecret?: string | undefined;
 }
 
+/** The portal of an address without a target: `iscsi://[user[%secret]@]host[:port]`; undefined for any other. */
+export function parsePortalUrl(
+  text: string,
+  environment: ChapEnvironment = {},
+): Pick<IscsiAddress, "host" | "port" | "chap" | "chapTarget"> | undefined {
+  const portal = /^(iscsi:\/\/(?:[^@/]*@)?(?:\[[^\]]+\]|[^:/@]+)(?::\d+)?)\/?(\?.*)?$/i.exec(text);
+  return portal ? parseIscsiUrl(`${portal[1]}/iqn.discovery/0${portal[2] ?? ""}`, environment) : undefined;
+}
+
 /** @throws AgentError `usage` */
 export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): IscsiAddress {
   const shown = text

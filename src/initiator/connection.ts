@@ -30,6 +30,7 @@ export interface ConnectionEvents extends PduSink {
 }
 
 const redirectsMax = 3;
+const finishMs = 1000;
 const earlyMax = 16;
 const loginSegmentMax = 8192;
 
@@ -49,11 +50,10 @@ interface OpenSocket {
 export class Connection {
   readonly login: LoginResult;
   readonly portal: Portal;
-  readonly #peer: string;
+  readonly #options: ConnectionOptions;
   readonly #socket: Socket;
   readonly #decoder: PduDecoder;
   readonly #outbox: Outbox;
-  readonly #crc32c: Crc32c;
   readonly #early: Pdu[];
   readonly #receiver: OpenSocket["receiver"];
   #events: ConnectionEvents | undefined;
@@ -67,8 +67,7 @@ export class Connection {
     this.#receiver = open.receiver;
     this.login = open.login;
     this.portal = open.portal;
-    this.#crc32c = options.crc32c;
-    this.#peer = options.peer;
+    this.#options = options;
   }
 
   /** @throws AgentError `connection_refused`, `login_refused`, `protocol_error`, `timeout` */
@@ -141,7 +140,7 @@ export class Connection {
       headerDigest: this.login.parameters.HeaderDigest === "CRC32C",
       dataDigest: this.login.parameters.DataDigest === "CRC32C",
     };
-    this.#outbox.write(framePdu(this.#crc32c, digests, header, data, ahs), onSent);
+    this.#outbox.write(framePdu(this.#options.crc32c, digests, header, data, ahs), onSent);
   }
 
   /** Drops the connection; `closed` is called with this reason. */
@@ -149,9 +148,16 @@ export class Connection {
     this.#end(reason);
   }
 
+  /** Sends what is queued, then closes. */
+  finish(): void {
+    this.#outbox.flush();
+    this.#socket.end();
+    this.#options.clock.after(finishMs, () => this.#socket.destroy());
+  }
+
   #end(what: string, code: "connection_lost" | "protocol_error" = "connection_lost"): void {
     if (this.#closed) return;
-    this.#closed = new AgentError(code, `The connection to ${this.#peer} was lost: ${what}`, {
+    this.#closed = new AgentError(code, `The connection to ${this.#options.peer} was lost: ${what}`, {
       retry: "after_reconnect",
     });
     this.#socket.destroy();

@@ -208,6 +208,8 @@ test("a replica of another maker (tgt) works by reads, with a warning", async ()
   expect((await lunsync(["sync", source, tgt.url, "--verify"])).status).toBe(0);
   expect((await readFile(replica)).equals(original)).toBe(true);
   expect((await lunsync(["inquiry", tgt.url, "--json"])).json().vendorCommands).toBe(false);
+  const listed = await lunsync(["inquiry", tgt.url.replace(/\/iqn.*/, "")]);
+  expect(listed.stdout).toMatch(/^iqn\.2026-11\.com\.example:tgt\n {4}at 127\.0\.0\.1:\d+,1\n$/);
   // What is read over the wire to be compared counts as data.
   const slow = await lunsync(["compare", source, tgt.url, "--bandwidth", "4M", "--json"]);
   expect(slow.json().seconds).toBeGreaterThan(1);

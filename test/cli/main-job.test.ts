@@ -247,6 +247,9 @@ test("inquiry says what a volume is", async () => {
   });
   expect(remote.digests).toContain("crc32c(md5)");
   expect((await lunsync(["inquiry", target.url])).stdout).toContain("Vendor commands:");
+  const [portal, host, name] = /^iscsi:\/\/([^/]+)\/([^/]+)/.exec(target.url)!;
+  const found = (await lunsync(["inquiry", portal.replace(/\/iqn.*/, ""), "--json"])).json();
+  expect(found).toEqual({ portal: host, targets: [{ name, addresses: [`${host},1`] }] });
 });
 
 test("every command has help with examples, and starts quickly", async () => {
