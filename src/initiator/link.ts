@@ -37,7 +37,9 @@ export interface LinkEvents {
   lost(reason: AgentError): void;
 }
 
+/** After this much silence the target is asked, and after as much again given up. */
 const silenceMs = 5000;
+const watchMs = 1000;
 const abortTimeoutMs = 10_000;
 const logoutTimeoutMs = 1000;
 const noData = Buffer.alloc(0);
@@ -208,13 +210,13 @@ export class Link {
   }
 
   #watchSilence(): void {
-    this.#watch = this.#clock.after(silenceMs, () => {
+    this.#watch = this.#clock.after(watchMs, () => {
       const silentMs = this.#clock.monotonicMs() - this.#lastHeardMs;
-      if (silentMs >= silenceMs) {
-        if (this.#pingSent) {
-          this.drop(`the target was silent for ${Math.round(silentMs / 1000)} s`);
-          return;
-        }
+      if (this.#pingSent && silentMs >= 2 * silenceMs) {
+        this.drop(`the target was silent for ${Math.round(silentMs / 1000)} s`);
+        return;
+      }
+      if (!this.#pingSent && silentMs >= silenceMs) {
         this.#pingSent = true;
         this.#connection.send(
           nopOutPdu.encode({

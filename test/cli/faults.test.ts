@@ -132,6 +132,23 @@ describe("a target that dies", () => {
     expect((await readFile(stranger)).equals(Buffer.alloc(24 * MiB))).toBe(true);
   });
 
+  test("or is only stuck for a while: it is asked, given up, and found again", async () => {
+    await using folder = await WorkFolder.make();
+    const [source, replica] = [folder.file("source"), folder.file("replica")];
+    await writeFile(source, volumeOf(randomOf(12), 24 * MiB));
+    await writeFile(replica, Buffer.alloc(24 * MiB));
+    await using target = await serve(["--lun", replica]);
+    await using sync = new Running(["sync", source, target.url, "--bandwidth", "12M", "--json"]);
+    await pause(700);
+    target.child.kill("SIGSTOP");
+    await pause(12_000);
+    target.child.kill("SIGCONT");
+    expect(await sync.ended).toBe(0);
+    expect(sync.stderr).toMatch(/the target was silent for 1\d s; connecting again/);
+    await target.end();
+    expect((await readFile(replica)).equals(await readFile(source))).toBe(true);
+  });
+
   test("for good: the command ends by itself and says what was done", async () => {
     await using folder = await WorkFolder.make();
     const [source, replica] = [folder.file("source"), folder.file("replica")];
