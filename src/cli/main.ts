@@ -2,11 +2,7 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AgentError, exitStatus } from "../base/errors.ts";
 import { reportFailure } from "./failure.ts";
-import { addInquiry } from "./inquiry.ts";
-import { addServe } from "./serve.ts";
-import { addCompare, addSync } from "./synchronize.ts";
-import { addUndo } from "./undo.ts";
-import { version } from "./volumes.ts";
+import { version } from "./version.ts";
 
 // Who reads the output has enough of it (`lunsync compare … | head`): that is an end like SIGPIPE's, and no error.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -24,11 +20,16 @@ const program = new Command("lunsync")
   .showHelpAfterError("(lunsync COMMAND --help says more)")
   .addHelpText("after", "\nExit status: 0 equal, 1 different, 2 and more trouble; lunsync(1) lists them.");
 
-addServe(program);
-addCompare(program);
-addSync(program);
-addUndo(program);
-addInquiry(program);
+/** What each command needs is loaded when it is called for; for help, all of them. */
+const commands: Readonly<Record<string, () => Promise<(program: Command) => void>>> = {
+  serve: async () => (await import("./serve.ts")).addServe,
+  compare: async () => (await import("./synchronize.ts")).addCompare,
+  sync: async () => (await import("./synchronize.ts")).addSync,
+  undo: async () => (await import("./undo.ts")).addUndo,
+  inquiry: async () => (await import("./inquiry.ts")).addInquiry,
+};
+const called = commands[process.argv[2] ?? ""];
+for (const load of called ? [called] : Object.values(commands)) (await load())(program);
 
 for (const command of [program, ...program.commands]) command.exitOverride();
 

@@ -18,7 +18,8 @@ import { IscsiTarget } from "../target/target.ts";
 import type { Volume } from "../volume/volume.ts";
 import { logLine } from "./log.ts";
 import { parseBlockSize } from "./options.ts";
-import { defaultTargetName, openVolume, version } from "./volumes.ts";
+import { version } from "./version.ts";
+import { defaultTargetName, openVolume } from "./volumes.ts";
 
 interface ServeOptions {
   readonly listen: readonly string[];

@@ -1,5 +1,4 @@
 // Volumes as the command line names them: a path or an iSCSI URL, opened with what the environment says.
-import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { AgentError } from "../base/errors.ts";
 import { type IscsiAddress, isIscsiUrl, parseIscsiUrl, parsePortalUrl } from "../initiator/address.ts";
@@ -12,11 +11,6 @@ import { systemRandom } from "../platform/random.ts";
 import { FileVolume } from "../volume/file-volume.ts";
 import { ScsiVolume } from "../volume/scsi-volume.ts";
 import type { Volume } from "../volume/volume.ts";
-
-/** This package's version. */
-export const version: string = JSON.parse(
-  readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
-).version;
 
 const iqnPrefix = "iqn.2026-11.org.lunsync";
 const nameOfHost = () =>

@@ -9,7 +9,15 @@ import type { Volume } from "../volume/volume.ts";
 import { volumeBytes } from "../volume/volume.ts";
 import { compareWindow, extentState, type WindowVerdict } from "./compare-window.ts";
 import type { BadExtent, JobOptions, Outcome, SynchronizeOptions } from "./job.ts";
-import { checkDigest, checkPair, checkWritable, extentBlocksOf, windowExtents, windowsOf } from "./plan.ts";
+import {
+  checkDigest,
+  checkPair,
+  checkWritable,
+  extentBlocksOf,
+  type PlannedWindow,
+  windowExtents,
+  windowsOf,
+} from "./plan.ts";
 import { RangeLog } from "./range-log.ts";
 import { Shipper } from "./ship.ts";
 
@@ -127,12 +135,16 @@ class Run {
     );
     const depth = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
     try {
-      const verdicts = orderedPipeline(windows, depth, (window) =>
-        compareWindow(this.#job, extentBlocks, window),
-      );
-      for await (const verdict of verdicts) {
+      const verdicts = orderedPipeline(windows, depth, async (window) => {
+        if (shipper && (await this.#isBlank(window, extentBlocks))) {
+          return { verdict: await shipper.shipBlank(window), shipped: true };
+        }
+        return { verdict: await compareWindow(this.#job, extentBlocks, window), shipped: false };
+      });
+      for await (const { verdict, shipped } of verdicts) {
         await this.#take(verdict, extentBlocks, onBad, shipper !== undefined);
-        await shipper?.ship(verdict);
+        if (shipped) await shipper?.proveIfMany();
+        else await shipper?.ship(verdict);
       }
       const certain = (await shipper?.prove()) ?? true;
       this.#job.signal?.throwIfAborted();
@@ -140,6 +152,17 @@ class Run {
     } finally {
       await shipper?.settled().catch(() => {}); // its failure is on its way already
     }
+  }
+
+  /**
+   * The replica says that nothing of the window is mapped, which then reads as zeros. Where before-images are kept, the
+   * ordinary way knows what to keep before anything is written.
+   */
+  async #isBlank(window: PlannedWindow, extentBlocks: number): Promise<boolean> {
+    const { replica, signal } = this.#job;
+    if (!replica.traits.thin || this.#shipping?.beforeImages) return false;
+    const blocks = Math.min(window.extents * extentBlocks, replica.geometry.blocks - window.lba);
+    return (await replica.nextData(window.lba, blocks, signal)) === undefined;
   }
 
   /** Counts a window, and notes where it differs. */

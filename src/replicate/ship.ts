@@ -12,6 +12,7 @@ import { identifyMemory } from "../platform/block-file.ts";
 import { isZero } from "../platform/native-digest.ts";
 import { extentState, newInitialValue, type WindowVerdict } from "./compare-window.ts";
 import type { BadExtent, SynchronizeOptions } from "./job.ts";
+import type { PlannedWindow } from "./plan.ts";
 
 const memoryBytes = 32 * MiB;
 const runBytesMax = MiB;
@@ -21,8 +22,14 @@ const proveExtents = 16_384;
 interface Shipped {
   readonly lba: number;
   readonly extents: number;
-  /** job.width bytes each. */
+  /** job.width bytes each, encoded with the initial value. */
   readonly values: Buffer;
+  readonly initialValue: Buffer;
+}
+
+function unlessMediumError(error: unknown): false {
+  if (error instanceof AgentError && error.code === "medium_error") return false;
+  throw error;
 }
 
 export class Shipper {
@@ -33,6 +40,8 @@ export class Shipper {
   readonly #pool = new BufferPool(memoryBytes);
   readonly #underWay = new Set<Promise<void>>();
   #failure: unknown;
+  /** Something that was proved on the way was not as it should be. */
+  #uncertain = false;
   #unproved: Shipped[] = [];
   #unprovedExtents = 0;
   #initialValue: Buffer;
@@ -72,7 +81,108 @@ export class Shipper {
     }
     if (this.#failure) await this.settled();
     this.#job.signal?.throwIfAborted();
-    if (this.#unprovedExtents >= proveExtents) await this.prove();
+    await this.proveIfMany();
+  }
+
+  /** Keeps what waits to be proved within its bound. */
+  async proveIfMany(): Promise<void> {
+    if (this.#unprovedExtents >= proveExtents && !(await this.prove())) this.#uncertain = true;
+  }
+
+  /**
+   * A window of which the replica has nothing mapped: it reads as zeros there, so that an extent is equal if the source's
+   * is zeros. Nothing is digested, and the source is read once. Resolves when all is read; writing may go on.
+   */
+  async shipBlank(window: PlannedWindow): Promise<WindowVerdict> {
+    const { source, counters, signal } = this.#job;
+    const { blockBytes, blocks: capacity } = source.geometry;
+    const states = new Uint8Array(window.extents);
+    const bad: BadExtent[] = [];
+    const end = Math.min(window.lba + window.extents * this.#extentBlocks, capacity);
+    const reads: Promise<void>[] = [];
+    const step =
+      Math.max(1, Math.floor(runBytesMax / (this.#extentBlocks * blockBytes))) * this.#extentBlocks;
+    let dataEnd = window.lba;
+    for (let lba = window.lba; lba < end && !this.#failure && !signal?.aborted; ) {
+      if (lba >= dataEnd) {
+        const data = await source.nextData(lba, end - lba, signal);
+        if (!data) break;
+        // From the beginning of the extent in which the data begins.
+        lba = data.lba - ((data.lba - window.lba) % this.#extentBlocks);
+        dataEnd = data.lba + data.blocks;
+      }
+      const run = { lba, blocks: Math.min(step, end - lba) };
+      const release = await this.#memory.acquire(run.blocks * blockBytes);
+      const { promise, resolve } = Promise.withResolvers<void>();
+      reads.push(promise);
+      const classified = (extentLba: number, state: number) => {
+        states[(extentLba - window.lba) / this.#extentBlocks] = state;
+        if (state === extentState.differs) counters.toShip++;
+      };
+      const work = this.#shipOntoZeros(run, classified, bad, resolve)
+        .catch((error: unknown) => {
+          this.#failure ??= error;
+        })
+        .finally(() => {
+          resolve();
+          release();
+          this.#underWay.delete(work);
+        });
+      this.#underWay.add(work);
+      lba += run.blocks;
+    }
+    await Promise.all(reads);
+    if (this.#failure) await this.settled();
+    signal?.throwIfAborted();
+    return { ...window, states, bad };
+  }
+
+  /** Reads a run, says which of its extents are no zeros, and writes those. */
+  async #shipOntoZeros(
+    run: BlockRange,
+    classified: (lba: number, state: number) => void,
+    bad: BadExtent[],
+    readDone: () => void,
+  ): Promise<void> {
+    const { source, fresh, verify, signal } = this.#job;
+    const { blockBytes } = source.geometry;
+    const { buffer, giveBack } = this.#pool.borrow(run.blocks * blockBytes);
+    const read = (lba: number, into: Buffer) => source.read(lba, into, { fresh }, signal);
+    try {
+      const whole = await read(run.lba, buffer).then(() => true, unlessMediumError);
+      const toWrite: BlockRange[] = [];
+      for (let done = 0; done < run.blocks; done += this.#extentBlocks) {
+        const lba = run.lba + done;
+        const blocks = Math.min(this.#extentBlocks, run.blocks - done);
+        const extent = buffer.subarray(done * blockBytes, (done + blocks) * blockBytes);
+        try {
+          if (!whole) await read(lba, extent);
+        } catch (error) {
+          if (!(error instanceof AgentError) || error.code !== "medium_error") throw error;
+          classified(lba, extentState.sourceUnreadable);
+          bad.push({ side: "source", action: "read", lba: error.lba ?? lba, reason: error.message });
+          continue;
+        }
+        if (isZero(extent)) continue;
+        classified(lba, extentState.differs);
+        const last = toWrite.at(-1);
+        if (last && last.lba + last.blocks === lba)
+          toWrite[toWrite.length - 1] = { ...last, blocks: last.blocks + blocks };
+        else toWrite.push({ lba, blocks });
+      }
+      readDone();
+      for (const { lba, blocks } of toWrite) {
+        const piece = buffer.subarray((lba - run.lba) * blockBytes, (lba - run.lba + blocks) * blockBytes);
+        try {
+          await this.#writeRun({ lba, blocks, prove: verify }, piece);
+        } catch (error) {
+          if (!(error instanceof AgentError) || error.code !== "medium_error") throw error;
+          await this.#singly({ lba, blocks, prove: verify }, piece, error);
+        }
+      }
+    } finally {
+      giveBack();
+    }
   }
 
   /** Waits until nothing is under way. @throws what something of it ran into */
@@ -87,6 +197,11 @@ export class Shipper {
    */
   async prove(): Promise<boolean> {
     await this.settled();
+    // Before the flush: what is shipped meanwhile, by windows that are read ahead, belongs to the next time.
+    const shipped = this.#unproved.sort((a, b) => a.lba - b.lba);
+    this.#unproved = [];
+    this.#unprovedExtents = 0;
+    this.#initialValue = newInitialValue(this.#job);
     const { replica, counters, verify } = this.#job;
     counters.phase = "flushing";
     let certain = true;
@@ -98,20 +213,15 @@ export class Shipper {
       certain = verify; // then everything is proved below in any case
     }
     counters.phase = "proving";
-    const shipped = this.#unproved.sort((a, b) => a.lba - b.lba);
-    const initialValue = this.#initialValue;
-    this.#unproved = [];
-    this.#unprovedExtents = 0;
-    this.#initialValue = newInitialValue(this.#job);
-    for (const each of shipped) if (!(await this.#proveOne(each, initialValue))) certain = false;
+    for (const each of shipped) if (!(await this.#proveOne(each))) certain = false;
     counters.phase = "comparing";
-    return certain;
+    return certain && !this.#uncertain;
   }
 
-  async #proveOne(shipped: Shipped, initialValue: Buffer): Promise<boolean> {
+  async #proveOne(shipped: Shipped): Promise<boolean> {
     const { replica, digest, width, counters, signal } = this.#job;
     const extentBlocks = this.#extentBlocks;
-    const { lba, extents, values } = shipped;
+    const { lba, extents, values, initialValue } = shipped;
     const answer = await replica.encodeDigests(
       { lba, extentBlocks, extents, digest, initialValue, width, fresh: true },
       signal,
@@ -223,6 +333,7 @@ export class Shipper {
   async #valuesOf(run: BlockRange, data: Buffer): Promise<Shipped> {
     const { digest, width, extentBytes, source } = this.#job;
     const { blockBytes } = source.geometry;
+    const initialValue = this.#initialValue;
     const result = await identifyMemory(data, {
       program: programOf(digest),
       offset: run.lba * blockBytes,
@@ -231,8 +342,8 @@ export class Shipper {
       blockBytes,
       output: "encode",
       width,
-      initialValue: this.#initialValue,
+      initialValue,
     });
-    return { lba: run.lba, extents: result.count, values: result.values };
+    return { lba: run.lba, extents: result.count, values: result.values, initialValue };
   }
 }

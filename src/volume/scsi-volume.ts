@@ -14,6 +14,8 @@ import {
   status,
 } from "../scsi/command.ts";
 import {
+  getLbaStatus,
+  lbaStatusDescriptor,
   read16,
   synchronizeCache10,
   synchronizeCache16,
@@ -61,6 +63,8 @@ export class ScsiVolume implements Volume {
   readonly #digests: ScsiDigests | undefined;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
+  /** The latest run that was found to be mapped. It may be deallocated since, which costs nothing but a comparison. */
+  #mapped = { lba: 0, blocks: 0 };
   /** Counts resets and reconnections; writes acknowledged before the last one are no longer certain. */
   #epoch = 0;
   #unflushedSince: number | undefined;
@@ -234,9 +238,49 @@ export class ScsiVolume implements Volume {
     }
   }
 
-  async nextData(lba: number, blocks: number): Promise<{ lba: number; blocks: number }> {
+  async nextData(
+    lba: number,
+    blocks: number,
+    signal?: AbortSignal,
+  ): Promise<{ lba: number; blocks: number } | undefined> {
     checkRange(this, lba, blocks);
-    return { lba, blocks };
+    // Only a unit that is ours is believed that its deallocated blocks read as zeros.
+    if (!this.#digests || !this.traits.thin) return { lba, blocks };
+    const end = lba + blocks;
+    let at = lba;
+    while (at < end) {
+      const known = this.#mapped;
+      if (at < known.lba || at >= known.lba + known.blocks) {
+        const next = await this.#lbaStatus(at, signal);
+        if (next.deallocated) {
+          at = next.lba + next.blocks;
+          continue;
+        }
+        this.#mapped = next;
+      }
+      return { lba: at, blocks: Math.min(end, this.#mapped.lba + this.#mapped.blocks) - at };
+    }
+    return undefined;
+  }
+
+  /** What the unit says of the run of blocks that begins at `lba`. */
+  async #lbaStatus(
+    lba: number,
+    signal?: AbortSignal,
+  ): Promise<{ lba: number; blocks: number; deallocated: boolean }> {
+    const bytes = 8 + lbaStatusDescriptor.bytes;
+    const cdb = getLbaStatus.encode({ startingLogicalBlockAddress: BigInt(lba), allocationLength: bytes });
+    const { dataIn } = await this.#execute({ cdb, dataInBytes: bytes }, signal);
+    if (dataIn.length === bytes) {
+      const {
+        logicalBlockAddress,
+        numberOfLogicalBlocks: blocks,
+        provisioningStatus,
+      } = lbaStatusDescriptor.decode(dataIn, 8);
+      if (logicalBlockAddress === BigInt(lba) && blocks > 0)
+        return { lba, blocks, deallocated: provisioningStatus === 1 };
+    }
+    throw new AgentError("protocol_error", `${this.name} answered GET LBA STATUS for LBA ${lba} wrongly`);
   }
 
   encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {

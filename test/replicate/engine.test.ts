@@ -26,7 +26,12 @@ function pairOf(random: () => number): Pair {
   const data = volumeOf(random, bytes);
   const traits = { windowExtentsMax: 1 + below(random, 9), windowsInFlight: 1 + below(random, 4) };
   const source = new MemoryVolume("source", data, blockBytes, traits);
-  const replica = new MemoryVolume("replica", stale(random, data, below(random, 8)), blockBytes);
+  const other = stale(random, data, below(random, 8));
+  // Often a replica that has nothing yet, in part or altogether.
+  if (random() < 0.5) other.fill(0, below(random, 2) * below(random, bytes));
+  const replica = new MemoryVolume("replica", other, blockBytes);
+  source.holes = random() < 0.5;
+  replica.holes = random() < 0.7;
   const job: JobOptions = {
     source,
     replica,
@@ -110,6 +115,7 @@ test("blocks that can't be read or written are named, and all the rest is done",
   forSeeds(async (random) => {
     const pair = pairOf(random);
     const { source, replica, job } = pair;
+    source.holes = false; // what is a hole has no block that could be bad
     const some = (set: Set<number>) => {
       for (let i = below(random, 4); i > 0; i--) set.add(below(random, source.geometry.blocks));
     };

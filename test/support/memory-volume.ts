@@ -2,6 +2,7 @@
 // written, a cache that loses what was not flushed, a writer that nobody expects, a disk that is full.
 import { lengthOf } from "../../src/base/bytes.ts";
 import { AgentError } from "../../src/base/errors.ts";
+import { isZero } from "../../src/platform/native-digest.ts";
 import { digestByReading } from "../../src/volume/read-digests.ts";
 import {
   type CompareAnswer,
@@ -31,6 +32,7 @@ export class MemoryVolume implements Volume {
   room = Number.POSITIVE_INFINITY;
   /** Called before every operation; may change anything. */
   before: (operation: string) => void = () => {};
+  holes = false;
   /** Counts what others wrote. */
   #changes = 0;
   #lost = false;
@@ -111,8 +113,18 @@ export class MemoryVolume implements Volume {
     throw new AgentError("not_proved", `${this.name} was reset before its writes were flushed`);
   }
 
-  async nextData(lba: number, blocks: number): Promise<{ lba: number; blocks: number }> {
-    return { lba, blocks };
+  /** Runs of zeros count as holes, where `holes` says so. */
+  async nextData(lba: number, blocks: number): Promise<{ lba: number; blocks: number } | undefined> {
+    this.before("nextData");
+    const { blockBytes } = this.geometry;
+    const isHole = (at: number) =>
+      this.holes && isZero(this.cache.subarray(at * blockBytes, (at + 1) * blockBytes));
+    let first = lba;
+    while (first < lba + blocks && isHole(first)) first++;
+    if (first === lba + blocks) return undefined;
+    let end = first + 1;
+    while (end < lba + blocks && !isHole(end)) end++;
+    return { lba: first, blocks: end - first };
   }
 
   encodeDigests(window: DigestWindow): Promise<DigestAnswer> {
