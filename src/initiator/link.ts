@@ -81,6 +81,7 @@ export class Link {
       pdu: (pdu) => this.#receive(pdu),
       closed: (reason) => {
         this.#watch?.cancel();
+        this.#loggedOut?.();
         events.lost(reason);
       },
     });
