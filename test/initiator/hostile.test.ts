@@ -10,7 +10,7 @@ import { crc32c } from "../../src/platform/native-digest.ts";
 import { systemRandom } from "../../src/platform/random.ts";
 import { read16, write16 } from "../../src/scsi/sbc-commands.ts";
 import { TargetLogin } from "../../src/target/login.ts";
-import { below, bytesOf, randomOf } from "../support/data.ts";
+import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 
 const noDigests = { headerDigest: false, dataDigest: false };
 const name = "iqn.2026-11.com.example:hostile";
@@ -290,7 +290,9 @@ test("answers with random damage: an outcome or an AgentError, and no byte astra
   const port = await hostile((peer, pdu, numbers) => {
     const header = dataIn(pdu, numbers);
     header.writeUIntBE(4096, 5, 3);
-    for (let i = 1 + below(random, 2); i > 0; i--) header[below(random, 48)] = below(random, 256);
+    // Where something stands: opcode, flags, lengths, tags, numbers, offsets.
+    const places = [0, 1, 4, 5, 6, 7, 16, 17, 18, 19, 24, 25, 26, 27, 36, 37, 38, 39, 40, 41, 42, 43];
+    if (random() < 0.9) header[oneOf(random, places)] = below(random, 256);
     peer.raw(Buffer.concat([header, page]));
   });
   let failed = 0;
@@ -301,5 +303,5 @@ test("answers with random damage: an outcome or an AgentError, and no byte astra
     if (outcome === "status 0, 4096 bytes") expect(data.equals(page)).toBe(true);
     else failed++;
   }
-  expect(failed).toBeGreaterThan(5);
+  expect(failed).toBeGreaterThan(5); // the others were repeated, and came whole
 });
