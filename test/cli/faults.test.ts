@@ -1,5 +1,5 @@
 // What goes wrong in the middle: bad sectors, a full disk, a target that dies, signals, a source that changes.
-import { open, readFile, truncate, writeFile } from "node:fs/promises";
+import { open, readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { afterAll, describe, expect, test } from "vitest";
 import { randomOf, volumeOf, writePair } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
@@ -9,6 +9,16 @@ const MiB = 1024 * 1024;
 const probe = await WorkFolder.make();
 const mountable = await mountsWork(probe.path);
 afterAll(() => probe[Symbol.asyncDispose]());
+
+/** A replica that has nothing yet: what is shipped shows in its allocation. */
+async function emptyReplica(path: string, bytes: number): Promise<void> {
+  await writeFile(path, "");
+  await truncate(path, bytes);
+}
+
+async function untilShipping(path: string): Promise<void> {
+  while ((await stat(path)).blocks * 512 < MiB) await pause(20);
+}
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -96,11 +106,11 @@ describe("a target that dies", () => {
     await using folder = await WorkFolder.make();
     const [source, replica] = [folder.file("source"), folder.file("replica")];
     await writeFile(source, volumeOf(randomOf(5), 24 * MiB));
-    await writeFile(replica, Buffer.alloc(24 * MiB));
+    await emptyReplica(replica, 24 * MiB);
     const listen = ["--listen", `127.0.0.1:${await freePort()}`];
     await using first = await serve([...listen, "--lun", replica]);
     await using sync = new Running(["sync", source, first.url, "--bandwidth", "12M", "--json", "--verify"]);
-    await pause(700);
+    await untilShipping(replica);
     await first.end("SIGKILL");
     await using second = await serve([...listen, "--lun", replica]);
     expect(await sync.ended).toBe(0);
@@ -119,12 +129,12 @@ describe("a target that dies", () => {
       folder.file("stranger"),
     ];
     await writeFile(source, volumeOf(randomOf(6), 24 * MiB));
-    await writeFile(replica, Buffer.alloc(24 * MiB));
+    await emptyReplica(replica, 24 * MiB);
     await writeFile(stranger, Buffer.alloc(24 * MiB));
     const listen = ["--listen", `127.0.0.1:${await freePort()}`];
     await using first = await serve([...listen, "--lun", replica]);
     await using sync = new Running(["sync", source, first.url, "--bandwidth", "12M", "--json"]);
-    await pause(700);
+    await untilShipping(replica);
     await first.end("SIGKILL");
     await using _second = await serve([...listen, "--lun", stranger]);
     expect(await sync.ended).toBe(4);
@@ -136,10 +146,10 @@ describe("a target that dies", () => {
     await using folder = await WorkFolder.make();
     const [source, replica] = [folder.file("source"), folder.file("replica")];
     await writeFile(source, volumeOf(randomOf(12), 24 * MiB));
-    await writeFile(replica, Buffer.alloc(24 * MiB));
+    await emptyReplica(replica, 24 * MiB);
     await using target = await serve(["--lun", replica]);
     await using sync = new Running(["sync", source, target.url, "--bandwidth", "12M", "--json"]);
-    await pause(700);
+    await untilShipping(replica);
     target.child.kill("SIGSTOP");
     await pause(12_000);
     target.child.kill("SIGCONT");
@@ -153,10 +163,10 @@ describe("a target that dies", () => {
     await using folder = await WorkFolder.make();
     const [source, replica] = [folder.file("source"), folder.file("replica")];
     await writeFile(source, volumeOf(randomOf(7), 24 * MiB));
-    await writeFile(replica, Buffer.alloc(24 * MiB));
+    await emptyReplica(replica, 24 * MiB);
     await using target = await serve(["--lun", replica]);
     await using sync = new Running(["sync", source, target.url, "--bandwidth", "12M", "--json"]);
-    await pause(700);
+    await untilShipping(replica);
     await target.end("SIGKILL");
     expect(await sync.ended).toBe(6);
     const report = JSON.parse(sync.stdout);
@@ -172,10 +182,10 @@ test.each([
   await using folder = await WorkFolder.make();
   const [source, replica] = [folder.file("source"), folder.file("replica")];
   await writeFile(source, volumeOf(randomOf(8), 16 * MiB));
-  await writeFile(replica, Buffer.alloc(16 * MiB));
+  await emptyReplica(replica, 16 * MiB);
   await using target = await serve(["--lun", replica]);
   await using sync = new Running(["sync", source, target.url, "--bandwidth", "8M", "--json"]);
-  await pause(900);
+  await untilShipping(replica);
   expect(await sync.end(signal)).toBe(status);
   const report = JSON.parse(sync.stdout);
   expect(report.verdict).toBe("interrupted");

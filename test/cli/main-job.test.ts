@@ -201,7 +201,7 @@ describe("options", () => {
     await writeFile(source, volumeOf(random, 4 * 1024 * 1024));
     await writeFile(replica, Buffer.alloc(4 * 1024 * 1024));
     const compared = await lunsync(["compare", source, replica, "--bandwidth", "1M", "--json"]);
-    expect(compared.json().seconds).toBeLessThan(1);
+    expect(compared.json().seconds).toBeLessThan(3); // the data would take four
     const shipped = await lunsync(["sync", source, replica, "--bandwidth", "2M", "--json"]);
     const { seconds, shipped: done } = shipped.json();
     // A quarter of a second's worth may pass at once.
