@@ -56,15 +56,18 @@ function checkResponse(
   pairs: TextPairs,
   expected: { algorithm: number; id: number; challenge: Buffer },
   credentials: ChapCredentials,
+  own: ChapCredentials | undefined,
 ): void {
   const name = need(pairs, "CHAP_N");
   const given = parseBinary(need(pairs, "CHAP_R"));
   if (given === undefined || given.length !== responseBytes(expected.algorithm)) {
     throw new ChapError("CHAP_R has the wrong length");
   }
-  const right = response(expected.algorithm, expected.id, credentials.secret, expected.challenge);
+  const answer = (secret: string) => response(expected.algorithm, expected.id, secret, expected.challenge);
   // Both are looked at whatever the name says, so that time tells nothing about names.
-  const proved = timingSafeEqual(given, right);
+  const proved = timingSafeEqual(given, answer(credentials.secret));
+  if (own !== undefined && timingSafeEqual(given, answer(own.secret)))
+    throw new ChapError("the peer answered with the secret of this side; each direction needs its own");
   if (name !== credentials.name || !proved)
     throw new ChapError(`"${name.slice(0, 64)}" did not prove its secret`);
 }
@@ -103,15 +106,21 @@ export class ChapAuthenticator {
       ];
     }
     if (this.#authenticated) throw new ChapError("CHAP keys after the exchange was over");
-    checkResponse(pairs, this.#sent, this.#expected);
+    checkResponse(pairs, this.#sent, this.#expected, this.#own);
+    const answers = this.#proveItself(pairs, this.#sent);
     this.#authenticated = true;
+    return answers;
+  }
+
+  /** The answer to the peer's challenge, if there is one. */
+  #proveItself(pairs: TextPairs, sent: { algorithm: number; challenge: Buffer }): TextPairs {
     if (!pairs.some(([key]) => key === "CHAP_I" || key === "CHAP_C")) return [];
     const { id, challenge } = needChallenge(pairs);
-    if (challenge.equals(this.#sent.challenge)) throw new ChapError("the challenge was reflected");
+    if (challenge.equals(sent.challenge)) throw new ChapError("the challenge was reflected");
     if (this.#own === undefined) throw new ChapError("mutual CHAP is not configured here");
     return [
       ["CHAP_N", this.#own.name],
-      ["CHAP_R", formatBinary(response(this.#sent.algorithm, id, this.#own.secret, challenge))],
+      ["CHAP_R", formatBinary(response(sent.algorithm, id, this.#own.secret, challenge))],
     ];
   }
 }
@@ -163,7 +172,7 @@ export class ChapResponder {
       return answer;
     }
     if (this.#state === "done") throw new ChapError("CHAP keys after the exchange was over");
-    checkResponse(pairs, this.#sent!, this.#expected!);
+    checkResponse(pairs, this.#sent!, this.#expected!, this.#own);
     this.#state = "done";
     return [];
   }

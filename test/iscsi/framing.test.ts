@@ -9,16 +9,8 @@ import {
   type Pdu,
   PduDecoder,
 } from "../../src/iscsi/framing.ts";
+import { crc32c } from "../support/crc32c.ts";
 
-/** Bit by bit, so that it is nobody's kernel. */
-function crc32c(data: Uint8Array, previous = 0): number {
-  let crc = ~previous;
-  for (const byte of data) {
-    crc ^= byte;
-    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0x82f63b78 : 0);
-  }
-  return ~crc >>> 0;
-}
 const segmentMax = 4096;
 
 const pduShape = fc.record({
