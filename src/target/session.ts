@@ -8,10 +8,9 @@
 
 import type { Semaphore } from "../base/async.ts";
 import { LayoutError } from "../base/layout.ts";
-import { additionalHeaders, ahsTypeExtendedCdb, FramingError, type Pdu } from "../iscsi/framing.ts";
+import { FramingError, type Pdu } from "../iscsi/framing.ts";
 import type { Parameters } from "../iscsi/negotiation.ts";
 import * as wire from "../iscsi/pdu.ts";
-import { serialBefore } from "../iscsi/serial.ts";
 import { TextError, type TextPairs } from "../iscsi/text.ts";
 import type { DeviceServer } from "./device-server.ts";
 import type { Nexus } from "./nexus.ts";
@@ -19,7 +18,7 @@ import { sendResult } from "./responses.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
 import { SessionNumbers } from "./sequence.ts";
 import { logout, nopOut, textRequest } from "./session-services.ts";
-import { PduViolation, TargetTask } from "./target-task.ts";
+import { PduViolation, TargetTask, wholeCdb } from "./target-task.ts";
 import { manageTasks } from "./task-management.ts";
 
 /** The connection, as the session sees it. */
@@ -268,17 +267,6 @@ export class TargetSession {
     }
   }
 
-  #cdbOf(pdu: Pdu, cdb: Buffer): Buffer {
-    let whole = cdb;
-    for (const { type, specific } of additionalHeaders(pdu.ahs)) {
-      if (type !== ahsTypeExtendedCdb)
-        throw new PduViolation(reason.invalidPduField, `an AHS of type ${type}`);
-      if (whole !== cdb) throw new PduViolation(reason.invalidPduField, "two extended CDBs");
-      whole = Buffer.concat([cdb, specific.subarray(1)]);
-    }
-    return whole === cdb ? Buffer.from(cdb) : whole;
-  }
-
   #scsiCommand(pdu: Pdu): void {
     const head = wire.scsiCommandPdu.decode(pdu.header);
     const { parameters } = this.start;
@@ -304,7 +292,7 @@ export class TargetSession {
     if (!head.final && (!head.write || parameters.InitialR2T)) {
       throw new PduViolation(reason.protocolError, "unsolicited data is announced that was not agreed upon");
     }
-    const cdb = this.#cdbOf(pdu, head.cdb);
+    const cdb = wholeCdb(pdu, head.cdb);
     const transfer = this.host.deviceServer.transferOf(head.lun, cdb);
     const task = new TargetTask(
       {
@@ -459,10 +447,5 @@ export class TargetSession {
         maxCmdSN: this.numbers.maxCmdSN,
       }),
     );
-  }
-
-  /** How far `cmdSN` lies behind what has been taken; for task management. */
-  isTaken(cmdSN: number): boolean {
-    return serialBefore(cmdSN, this.numbers.expCmdSN);
   }
 }

@@ -6,7 +6,8 @@
 // Source: RFC 7143, 4.2.5.4 (R2T), 11.7 (Data-Out).
 import type { BufferPool } from "../base/buffer-pool.ts";
 import { slicesOf } from "../base/bytes.ts";
-import { type dataOutPdu, noTag } from "../iscsi/pdu.ts";
+import { additionalHeaders, ahsTypeExtendedCdb, type Pdu } from "../iscsi/framing.ts";
+import { type dataOutPdu, noTag, rejectReason } from "../iscsi/pdu.ts";
 
 /** The initiator sent what it must not: a Reject with this reason, and the connection is closed. */
 export class PduViolation extends Error {
@@ -19,8 +20,19 @@ export class PduViolation extends Error {
   }
 }
 
-const protocolError = 0x04;
-const violation = (message: string) => new PduViolation(protocolError, message);
+const violation = (message: string) => new PduViolation(rejectReason.protocolError, message);
+
+/** The CDB with what an additional header brings of it. */
+export function wholeCdb(pdu: Pdu, cdb: Buffer): Buffer {
+  let whole = cdb;
+  for (const { type, specific } of additionalHeaders(pdu.ahs)) {
+    if (type !== ahsTypeExtendedCdb)
+      throw new PduViolation(rejectReason.invalidPduField, `an AHS of type ${type}`);
+    if (whole !== cdb) throw new PduViolation(rejectReason.invalidPduField, "two extended CDBs");
+    whole = Buffer.concat([cdb, specific.subarray(1)]);
+  }
+  return whole === cdb ? Buffer.from(cdb) : whole;
+}
 
 interface Burst {
   readonly targetTransferTag: number;

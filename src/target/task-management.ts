@@ -5,6 +5,7 @@
 //
 // Source: RFC 7143, 11.5, 11.6; SAM-5, 7.
 import { taskFunction, type taskManagementRequestPdu, taskResponse } from "../iscsi/pdu.ts";
+import { serialBefore } from "../iscsi/serial.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { TargetSession } from "./session.ts";
 
@@ -14,7 +15,9 @@ async function abortOne(session: TargetSession, request: Request): Promise<numbe
   const task = session.tasks.get(request.referencedTaskTag);
   if (!task) {
     // A command that has not come yet, or one that has been answered (RFC 7143, 11.5.6 and 11.6.1).
-    return session.isTaken(request.refCmdSN) ? taskResponse.taskDoesNotExist : taskResponse.functionComplete;
+    return serialBefore(request.refCmdSN, session.numbers.expCmdSN)
+      ? taskResponse.taskDoesNotExist
+      : taskResponse.functionComplete;
   }
   if (task.start.lun !== request.lun) return taskResponse.taskDoesNotExist;
   session.abortTask(task);
