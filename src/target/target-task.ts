@@ -1,7 +1,8 @@
 // One SCSI command at the target's end: what has come of its Data-Out, and where it stands.
 //
 // Guarantees: Data-Out is taken in order, once, inside what was announced and asked for; anything else is a
-// PduViolation, which ends the connection. No more is kept than the command wants.
+// PduViolation, which ends the connection. No more is kept than the command wants. A buffer is given back only when
+// nothing goes into it any more.
 //
 // Source: RFC 7143, 4.2.5.4 (R2T), 11.7 (Data-Out).
 import type { BufferPool } from "../base/buffer-pool.ts";
@@ -73,6 +74,8 @@ export class TargetTask {
   #unsolicited: boolean;
   #burst: Burst | undefined;
   #nextDataSN = 0;
+  /** Between the header of a Data-Out and the last byte of its data. */
+  #filling = false;
 
   constructor(start: TaskStart, pool: BufferPool) {
     this.#pool = pool;
@@ -84,7 +87,9 @@ export class TargetTask {
       this.memory?.();
       this.memory = undefined;
       this.#pieces = [];
-      for (const giveBack of this.#giveBack.splice(0)) giveBack();
+      const giveBacks = this.#giveBack.splice(0);
+      // The rest of a Data-Out that is under way still goes into its buffer: nobody else may have that.
+      if (!this.#filling) for (const giveBack of giveBacks) giveBack();
       resolve();
     };
     this.#keepBytes = Math.min(start.dataOutWanted, start.write ? start.expectedDataTransferLength : 0);
@@ -151,6 +156,7 @@ export class TargetTask {
     if (end > burst.end) throw violation("Data-Out past the end of its burst");
     if (final !== (end === burst.end)) throw violation("a burst of Data-Out that ends in the wrong place");
     this.#received = end;
+    this.#filling = true;
     return burst.buffer.subarray(bufferOffset - burst.start, end - burst.start);
   }
 
@@ -158,6 +164,7 @@ export class TargetTask {
     if (!this.#unsolicited) throw violation("unsolicited Data-Out that was not announced");
     if (end > this.start.unsolicitedBytesMax) throw violation("unsolicited Data-Out past FirstBurstLength");
     this.#received = end;
+    this.#filling = true;
     if (length === 0) return nothing;
     const { buffer, giveBack } = this.#pool.borrow(length);
     this.#pieces.push(buffer);
@@ -167,6 +174,7 @@ export class TargetTask {
 
   /** A Data-Out whose data is in its place. */
   dataOutTaken(header: ReturnType<typeof dataOutPdu.decode>): void {
+    this.#filling = false;
     this.#nextDataSN++;
     if (!header.final) return;
     this.#nextDataSN = 0;

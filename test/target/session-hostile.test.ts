@@ -1,0 +1,68 @@
+// What one session does while others are at work: nobody gets another's bytes, memory or turn.
+import { readFile } from "node:fs/promises";
+import { describe, expect, test } from "vitest";
+import * as wire from "../../src/iscsi/pdu.ts";
+import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
+import { bytesOf, randomOf, volumeOf } from "../support/data.ts";
+import { RawInitiator } from "../support/raw-initiator.ts";
+import { TestTarget, targetName } from "../support/target.ts";
+
+const content = volumeOf(randomOf(1), 1024 * 1024);
+const isid = (last: number) => Buffer.from([0x80, 1, 2, 3, 4, last]);
+const KiB = 1024;
+
+async function ready(target: TestTarget, last: number, more: [string, string][] = []): Promise<RawInitiator> {
+  const raw = await RawInitiator.login(target.port, targetName, more, isid(last));
+  await raw.settle();
+  return raw;
+}
+
+/** A WRITE that waits for all of its data: its tag, and that of the R2T. */
+async function waitingWrite(raw: RawInitiator, lba: number, bytes: number) {
+  const initiatorTaskTag = raw.sendCommand(
+    write10.encode({ logicalBlockAddress: lba, transferLength: bytes / 512 }),
+    { write: true, expectedDataTransferLength: bytes },
+  );
+  const { targetTransferTag } = wire.r2tPdu.decode((await raw.next()).header);
+  return { initiatorTaskTag, targetTransferTag };
+}
+
+async function manage(
+  raw: RawInitiator,
+  fields: Parameters<typeof wire.taskManagementRequestPdu.encode>[0],
+): Promise<number> {
+  const common = { immediate: true, initiatorTaskTag: 0x1000, cmdSN: raw.cmdSN };
+  raw.send(wire.taskManagementRequestPdu.encode({ ...common, ...fields }));
+  return wire.taskManagementResponsePdu.decode((await raw.next()).header).response;
+}
+
+test("data that is still coming for an aborted WRITE reaches nobody else's buffer", async () => {
+  await using target = await TestTarget.serving([content]);
+  await using slow = await ready(target, 1);
+  await using resetter = await ready(target, 2);
+  await using writer = await ready(target, 3);
+  const bytes = 64 * KiB;
+  // The slow one sends the head of its Data-Out and a little of the data.
+  const aborted = await waitingWrite(slow, 0, bytes);
+  const header = wire.dataOutPdu.encode({ final: true, ...aborted });
+  header.writeUIntBE(bytes, 5, 3);
+  slow.sendBytes(Buffer.concat([header, Buffer.alloc(512, 0xee)]));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(await manage(resetter, { function: wire.taskFunction.logicalUnitReset })).toBe(0);
+  await writer.settle();
+  // Another WRITE of the same size gets half of its data; then the rest of the aborted one's comes.
+  const data = bytesOf(randomOf(2), bytes);
+  const task = await waitingWrite(writer, 1000, bytes);
+  writer.send(wire.dataOutPdu.encode(task), data.subarray(0, bytes / 2));
+  expect((await writer.command(read10.encode({ transferLength: 1 }), 512)).status).toBe(0);
+  slow.sendBytes(Buffer.alloc(bytes - 512, 0xee));
+  await slow.settle();
+  writer.send(
+    wire.dataOutPdu.encode({ final: true, dataSN: 1, bufferOffset: bytes / 2, ...task }),
+    data.subarray(bytes / 2),
+  );
+  expect((await writer.outcome()).status).toBe(0);
+  const file = await readFile(target.files[0]!);
+  expect(file.subarray(1000 * 512, 1000 * 512 + bytes).equals(data)).toBe(true);
+  expect(file.subarray(0, bytes).equals(content.subarray(0, bytes))).toBe(true);
+});
