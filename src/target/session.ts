@@ -11,6 +11,7 @@ import { LayoutError } from "../base/layout.ts";
 import { FramingError, type Pdu } from "../iscsi/framing.ts";
 import type { Parameters } from "../iscsi/negotiation.ts";
 import * as wire from "../iscsi/pdu.ts";
+import { serialBefore } from "../iscsi/serial.ts";
 import { TextError, type TextPairs } from "../iscsi/text.ts";
 import type { DeviceServer } from "./device-server.ts";
 import type { Nexus } from "./nexus.ts";
@@ -65,8 +66,8 @@ export class TargetSession {
   readonly numbers: SessionNumbers;
   #nextTransferTag = 1;
   #over = false;
-  /** Commands that came before their turn, by CmdSN. */
-  readonly #early = new Map<number, Pdu>();
+  /** What came before its turn, by CmdSN; undefined where nothing is to be carried out when the turn comes. */
+  readonly #early = new Map<number, Pdu | undefined>();
   /** Tasks whose late Data-Out is to be ignored. */
   readonly #aborted = new Set<number>();
   /** Text of a request that goes on in the next PDU. */
@@ -208,6 +209,10 @@ export class TargetSession {
       this.#dataOut(pdu);
       return;
     }
+    if (opcode === wire.opcode.snackRequest) {
+      this.#reject(reason.snackReject, header); // error recovery level 0 has none; it has no CmdSN (11.16)
+      return;
+    }
     const immediate = (header[0]! & 0x40) !== 0;
     const cmdSN = header.readUInt32BE(24);
     if (immediate) {
@@ -218,20 +223,23 @@ export class TargetSession {
       case "ignored":
         return;
       case "early":
-        // Its immediate data may lie in a buffer that is given back.
-        this.#early.set(cmdSN, { ...pdu, data: Buffer.from(pdu.data) });
+        // Its immediate data may lie in a buffer that is given back. One that came already stays (4.2.2.1).
+        if (!this.#early.has(cmdSN)) this.#early.set(cmdSN, { ...pdu, data: Buffer.from(pdu.data) });
         return;
       case "now":
         this.numbers.advance();
         this.#carryOut(opcode, pdu);
+        this.#takeDue();
     }
-    for (;;) {
-      const due = this.numbers.expCmdSN;
+  }
+
+  /** What came early, and whose turn it is now. */
+  #takeDue(): void {
+    for (let due = this.numbers.expCmdSN; !this.#over && this.#early.has(due); due = this.numbers.expCmdSN) {
       const next = this.#early.get(due);
-      if (!next || this.#over) return;
       this.#early.delete(due);
       this.numbers.advance();
-      this.#carryOut(next.header[0]! & 0x3f, next);
+      if (next) this.#guarded(next.header, () => this.#carryOut(next.header[0]! & 0x3f, next));
     }
   }
 
@@ -256,9 +264,6 @@ export class TargetSession {
         return;
       case wire.opcode.logoutRequest:
         logout(this, pdu);
-        return;
-      case wire.opcode.snackRequest:
-        this.#reject(reason.snackReject, pdu.header); // error recovery level 0 has none
         return;
       case wire.opcode.loginRequest:
         throw new PduViolation(reason.protocolError, "a login request in full-feature phase");
@@ -430,8 +435,7 @@ export class TargetSession {
   /** The task is never answered; what it executes is left to end. */
   abortTask(task: TargetTask): void {
     task.abort.abort();
-    this.#aborted.add(task.start.initiatorTaskTag);
-    if (this.#aborted.size > abortedRememberedMax) this.#aborted.delete(this.#aborted.values().next().value!);
+    this.#rememberAborted(task.start.initiatorTaskTag);
     if (task.state !== "collecting") return;
     this.tasks.delete(task.start.initiatorTaskTag);
     task.settle();
@@ -447,5 +451,31 @@ export class TargetSession {
         maxCmdSN: this.numbers.maxCmdSN,
       }),
     );
+  }
+
+  /**
+   * Takes `cmdSN` as received, so that its command is never carried out; false if it is not due before `end`, or
+   * outside the window (11.5.1).
+   */
+  forgo(cmdSN: number, end: number): boolean {
+    if (this.numbers.turnOf(cmdSN) === "ignored" || !serialBefore(cmdSN, end)) return false;
+    const pdu = this.#early.get(cmdSN);
+    if (pdu) this.#rememberAborted(pdu.header.readUInt32BE(16));
+    this.#early.set(cmdSN, undefined);
+    this.#takeDue();
+    return true;
+  }
+
+  /** Aborts commands that came before their turn, up to the CmdSN of the function that wants it. */
+  abortEarly(end: number, which: (lun: bigint) => boolean): void {
+    for (const [cmdSN, pdu] of this.#early) {
+      if (!pdu || (pdu.header[0]! & 0x3f) !== wire.opcode.scsiCommand) continue;
+      if (which(pdu.header.readBigUInt64BE(8))) this.forgo(cmdSN, end);
+    }
+  }
+
+  #rememberAborted(initiatorTaskTag: number): void {
+    this.#aborted.add(initiatorTaskTag);
+    if (this.#aborted.size > abortedRememberedMax) this.#aborted.delete(this.#aborted.values().next().value!);
   }
 }

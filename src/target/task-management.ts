@@ -5,7 +5,6 @@
 //
 // Source: RFC 7143, 11.5, 11.6; SAM-5, 7.
 import { taskFunction, type taskManagementRequestPdu, taskResponse } from "../iscsi/pdu.ts";
-import { serialBefore } from "../iscsi/serial.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { TargetSession } from "./session.ts";
 
@@ -14,10 +13,9 @@ type Request = ReturnType<typeof taskManagementRequestPdu.decode>;
 async function abortOne(session: TargetSession, request: Request): Promise<number> {
   const task = session.tasks.get(request.referencedTaskTag);
   if (!task) {
-    // A command that has not come yet, or one that has been answered (RFC 7143, 11.5.6 and 11.6.1).
-    return serialBefore(request.refCmdSN, session.numbers.expCmdSN)
-      ? taskResponse.taskDoesNotExist
-      : taskResponse.functionComplete;
+    // A command that waits for its turn or has not come yet, or one that has been answered (RFC 7143, 11.5.1).
+    const forgone = session.forgo(request.refCmdSN, request.cmdSN);
+    return forgone ? taskResponse.functionComplete : taskResponse.taskDoesNotExist;
   }
   if (task.start.lun !== request.lun) return taskResponse.taskDoesNotExist;
   session.abortTask(task);
@@ -25,8 +23,9 @@ async function abortOne(session: TargetSession, request: Request): Promise<numbe
   return taskResponse.functionComplete;
 }
 
-async function resetUnit(session: TargetSession, unit: LogicalUnit): Promise<void> {
+async function resetUnit(session: TargetSession, unit: LogicalUnit, cmdSN: number): Promise<void> {
   const { host } = session;
+  session.abortEarly(cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
   await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
   unit.raiseAttention("deviceReset");
 }
@@ -40,22 +39,24 @@ export async function manageTasks(session: TargetSession, request: Request): Pro
       return abortOne(session, request);
     case taskFunction.abortTaskSet:
       if (!unit) return taskResponse.lunDoesNotExist;
+      session.abortEarly(request.cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
       await host.abortTasks(
         (owner, task) => owner === session && host.deviceServer.unit(task.start.lun) === unit,
       );
       return taskResponse.functionComplete;
     case taskFunction.clearTaskSet:
       if (!unit) return taskResponse.lunDoesNotExist;
+      session.abortEarly(request.cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
       await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
       unit.raiseAttention("commandsCleared", session.nexus);
       return taskResponse.functionComplete;
     case taskFunction.logicalUnitReset:
       if (!unit) return taskResponse.lunDoesNotExist;
-      await resetUnit(session, unit);
+      await resetUnit(session, unit, request.cmdSN);
       return taskResponse.functionComplete;
     case taskFunction.targetWarmReset:
     case taskFunction.targetColdReset:
-      for (const each of host.deviceServer.units) await resetUnit(session, each);
+      for (const each of host.deviceServer.units) await resetUnit(session, each, request.cmdSN);
       if (request.function === taskFunction.targetColdReset)
         setImmediate(() => host.dropAll("the target was reset"));
       return taskResponse.functionComplete;

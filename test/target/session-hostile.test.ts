@@ -66,3 +66,75 @@ test("data that is still coming for an aborted WRITE reaches nobody else's buffe
   expect(file.subarray(1000 * 512, 1000 * 512 + bytes).equals(data)).toBe(true);
   expect(file.subarray(0, bytes).equals(content.subarray(0, bytes))).toBe(true);
 });
+
+describe("a command that came before its turn", () => {
+  const early = async (raw: RawInitiator) => {
+    const cmdSN = raw.cmdSN + 1;
+    const initiatorTaskTag = raw.sendCommand(
+      write10.encode({ transferLength: 8 }),
+      { write: true, expectedDataTransferLength: 4096, cmdSN, initiatorTaskTag: 0x77 },
+      Buffer.alloc(4096, 0xdd),
+    );
+    expect(await raw.silent(50)).toBe(true);
+    return { initiatorTaskTag, cmdSN, due: cmdSN - 1 };
+  };
+
+  test.each([
+    ["ABORT TASK", wire.taskFunction.abortTask],
+    ["ABORT TASK SET", wire.taskFunction.abortTaskSet],
+    ["CLEAR TASK SET", wire.taskFunction.clearTaskSet],
+    ["LOGICAL UNIT RESET", wire.taskFunction.logicalUnitReset],
+    ["TARGET WARM RESET", wire.taskFunction.targetWarmReset],
+  ])("is ended by %s, and takes its turn without being carried out", async (_what, func) => {
+    await using target = await TestTarget.serving([content]);
+    await using raw = await ready(target, 1);
+    const { initiatorTaskTag, cmdSN, due } = await early(raw);
+    const fields = { function: func, referencedTaskTag: initiatorTaskTag, refCmdSN: cmdSN };
+    expect(await manage(raw, { ...fields, cmdSN: due + 2 })).toBe(0);
+    raw.sendCommand(Buffer.alloc(6), { cmdSN: due });
+    const answer = wire.scsiResponsePdu.decode((await raw.next()).header);
+    expect(answer.expCmdSN).toBe(due + 2);
+    raw.cmdSN = due + 2;
+    await raw.settle();
+    expect((await readFile(target.files[0]!)).equals(content)).toBe(true);
+  });
+
+  test("is carried out where a management function names another one, or a later one", async () => {
+    await using target = await TestTarget.serving([content]);
+    await using raw = await ready(target, 1);
+    const { initiatorTaskTag, cmdSN, due } = await early(raw);
+    const fields = { function: wire.taskFunction.abortTask, referencedTaskTag: initiatorTaskTag };
+    const none = wire.taskResponse.taskDoesNotExist;
+    expect(await manage(raw, { ...fields, refCmdSN: cmdSN, cmdSN })).toBe(none); // not before its own CmdSN
+    expect(await manage(raw, { ...fields, refCmdSN: due - 1, cmdSN: due + 2 })).toBe(none);
+    expect(await manage(raw, { ...fields, refCmdSN: due + 5000, cmdSN: due + 5001 })).toBe(none);
+    expect(await manage(raw, { function: wire.taskFunction.abortTaskSet, cmdSN: due })).toBe(0);
+    raw.sendCommand(Buffer.alloc(6), { cmdSN: due });
+    expect((await raw.outcome()).status).toBe(0);
+    expect((await raw.outcome()).status).toBe(0);
+    expect((await readFile(target.files[0]!)).subarray(0, 4096).equals(Buffer.alloc(4096, 0xdd))).toBe(true);
+  });
+
+  test("that never came counts as received once it is aborted (RFC 7143, 11.5.1)", async () => {
+    await using target = await TestTarget.serving([content]);
+    await using raw = await ready(target, 1);
+    const refCmdSN = raw.cmdSN++;
+    const fields = { function: wire.taskFunction.abortTask, referencedTaskTag: 0x99, refCmdSN };
+    expect(await manage(raw, { ...fields, cmdSN: raw.cmdSN })).toBe(0);
+    expect((await raw.command(Buffer.alloc(6))).status).toBe(0);
+  });
+});
+
+test("a SNACK, which has no CmdSN, takes nobody's turn and is rejected", async () => {
+  await using target = await TestTarget.serving([content]);
+  await using raw = await ready(target, 1);
+  for (const cmdSN of [0, raw.cmdSN]) {
+    const header = Buffer.alloc(48);
+    header[0] = wire.opcode.snackRequest;
+    header[1] = 0x80;
+    header.writeUInt32BE(cmdSN, 24); // reserved there
+    raw.send(header);
+    expect(wire.rejectPdu.decode((await raw.next()).header).reason).toBe(wire.rejectReason.snackReject);
+  }
+  await raw.settle();
+});
