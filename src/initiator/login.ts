@@ -5,6 +5,7 @@
 //
 // Source: RFC 7143, 6.3 (login phase) and 11.12, 11.13.
 import { AgentError } from "../base/errors.ts";
+import { LayoutError } from "../base/layout.ts";
 import { type ChapCredentials, ChapError, ChapResponder } from "../iscsi/chap.ts";
 import { Negotiation, NegotiationError, type Parameters, type Wishes } from "../iscsi/negotiation.ts";
 import {
@@ -46,6 +47,7 @@ export interface LoginResult {
 }
 
 const stepsMax = 20;
+const taskTag = 0;
 
 /** `TargetAddress` of a redirection. */
 export class LoginRedirect extends Error {
@@ -100,7 +102,7 @@ export class Login {
       if (error instanceof ChapError) {
         throw this.#refused(`authentication failed: ${error.message}`, error);
       }
-      if (error instanceof NegotiationError || error instanceof TextError) {
+      if (error instanceof NegotiationError || error instanceof TextError || error instanceof LayoutError) {
         throw this.#protocolError(error.message, error);
       }
       throw error;
@@ -137,6 +139,7 @@ export class Login {
       );
     }
     if (status !== 0) throw this.#refused(describeLoginStatus(status));
+    if (response.initiatorTaskTag !== taskTag) throw this.#protocolError("the answer has another task tag");
     if (response.currentStage !== this.#stage) {
       throw this.#protocolError(`the target answered for stage ${response.currentStage}, not ${this.#stage}`);
     }
@@ -237,7 +240,7 @@ export class Login {
       nextStage: transit ? nextStage : 0,
       isid: this.#options.isid,
       tsih: this.#tsih,
-      initiatorTaskTag: 0,
+      initiatorTaskTag: taskTag,
       cid: 0,
       cmdSN: 1,
       expStatSN: this.#expStatSN,

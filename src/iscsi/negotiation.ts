@@ -81,6 +81,8 @@ export class Negotiation {
   readonly parameters: Parameters = defaultParameters();
   readonly #wishes: Wishes;
   readonly #offered = new Map<string, string>();
+  /** Keys that the peer has sent: none may come again (6.3). */
+  readonly #received = new Set<string>();
   #declared = false;
 
   constructor(wishes: Wishes) {
@@ -105,7 +107,8 @@ export class Negotiation {
 
   /**
    * Takes the peer's keys. Returns the answers that are due: nothing for answers to our offers and declarations.
-   * Unknown keys are answered NotUnderstood, as the RFC wants. @throws NegotiationError
+   * Unknown keys are answered NotUnderstood, as the RFC wants; a key that comes a second time is refused.
+   * @throws NegotiationError
    */
   receive(pairs: TextPairs): TextPairs {
     const answers: TextPairs = [];
@@ -115,6 +118,8 @@ export class Negotiation {
         answers.push([key, "NotUnderstood"]);
         continue;
       }
+      if (this.#received.has(key)) throw new NegotiationError(`${key} comes a second time`);
+      this.#received.add(key);
       const answer = this.#offered.has(key) ? this.#takeAnswer(key, text) : this.#answer(key, text);
       if (answer !== undefined) answers.push([key, answer]);
     }

@@ -1,6 +1,8 @@
 // Key=value text of login and text PDUs.
 //
 // decodeText() takes any bytes and gives pairs or a TextError; it never gives more pairs than fit `textBytesMax`.
+// Text with control characters is refused: names and values end up in logs and on terminals.
+//
 // Source: RFC 7143, 6.1 Text Format: keys of 1 to 63 characters, values terminated by NUL.
 
 export class TextError extends Error {
@@ -14,6 +16,15 @@ export const textBytesMax = 64 * 1024;
 
 const keyBytesMax = 63;
 
+/** Controls, formats that turn or hide text, line and paragraph separators: all but the NULs between the pairs. */
+const unprintable = /(?!\0)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u;
+
+function itemsOf(bytes: Buffer): string[] {
+  const text = bytes.toString("utf8");
+  if (unprintable.test(text)) throw new TextError("the text holds control characters");
+  return text.split("\0").filter((item) => item !== ""); // initiators pad with NULs
+}
+
 /** @throws TextError */
 export function decodeText(bytes: Buffer): TextPairs {
   if (bytes.length > textBytesMax) throw new TextError(`more than ${textBytesMax} bytes of text`);
@@ -21,8 +32,7 @@ export function decodeText(bytes: Buffer): TextPairs {
   if (bytes[bytes.length - 1] !== 0) throw new TextError("the text does not end with NUL");
   const pairs: TextPairs = [];
   const seen = new Set<string>();
-  for (const item of bytes.toString("utf8").split("\0")) {
-    if (item === "") continue; // initiators pad with NULs
+  for (const item of itemsOf(bytes)) {
     const equals = item.indexOf("=");
     if (equals < 1) throw new TextError(`"${item.slice(0, 40)}" is no key=value pair`);
     const key = item.slice(0, equals);
@@ -36,11 +46,10 @@ export function decodeText(bytes: Buffer): TextPairs {
   return pairs;
 }
 
-/** As {@link decodeText}, where one key may come several times: the answer to SendTargets. */
+/** As {@link decodeText}, where one key may come several times: the answer to SendTargets. @throws TextError */
 export function decodeTextList(bytes: Buffer): TextPairs {
   const pairs: TextPairs = [];
-  for (const item of bytes.toString("utf8").split("\0")) {
-    if (item === "") continue;
+  for (const item of itemsOf(bytes)) {
     const equals = item.indexOf("=");
     if (equals < 1) throw new TextError(`"${item.slice(0, 40)}" is no key=value pair`);
     pairs.push([item.slice(0, equals), item.slice(equals + 1)]);

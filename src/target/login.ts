@@ -52,6 +52,8 @@ export interface LoginAgreement {
 
 const stepsMax = 30;
 const nameBytesMax = 223;
+/** The forms of RFC 7143, 4.2.7; white space and controls are in none of them. */
+const nameForm = /^(?:iqn\.|eui\.|naa\.)[^\s\p{C}]+$/iu;
 
 class LoginFailure extends Error {
   readonly status: number;
@@ -76,6 +78,7 @@ export class TargetLogin {
   #initiatorName: string | undefined;
   #targetName: string | undefined;
   #discovery = false;
+  #method: string | undefined;
   #policy: ChapPolicy | undefined;
   #chap: ChapAuthenticator | undefined;
   #authenticated = false;
@@ -192,19 +195,23 @@ export class TargetLogin {
     }
   }
 
-  /** Names and session type come in the first request; whatever is left over is returned. */
+  /**
+   * Names and session type come in the first request and in no other: the policy was chosen by them. Whatever is left
+   * over is returned.
+   */
   #takeNames(pairs: TextPairs): TextPairs {
     const rest: TextPairs = [];
     for (const [key, value] of pairs) {
+      if (this.#named && /^(InitiatorName|TargetName|SessionType)$/.test(key))
+        throw new LoginFailure(loginStatus.initiatorError, `${key} behind the first request`);
       switch (key) {
         case "InitiatorName":
-          if (value === "" || Buffer.byteLength(value) > nameBytesMax) {
+          if (!nameForm.test(value) || Buffer.byteLength(value) > nameBytesMax)
             throw new LoginFailure(loginStatus.initiatorError, "InitiatorName is no name");
-          }
-          this.#initiatorName ??= value.toLowerCase();
+          this.#initiatorName = value.toLowerCase();
           break;
         case "TargetName":
-          this.#targetName ??= value.toLowerCase();
+          this.#targetName = value.toLowerCase();
           break;
         case "SessionType":
           if (value !== "Discovery" && value !== "Normal") {
@@ -269,7 +276,13 @@ export class TargetLogin {
   }
 
   #chooseMethod(offered: string): string {
-    const methods = offered.split(",");
+    if (this.#method !== undefined)
+      throw new LoginFailure(loginStatus.initiatorError, "AuthMethod comes a second time");
+    this.#method = this.#commonMethod(offered.split(","));
+    return this.#method;
+  }
+
+  #commonMethod(methods: readonly string[]): string {
     if (this.#policy === undefined) {
       if (methods.includes("None")) return "None";
       throw new LoginFailure(
