@@ -42,23 +42,35 @@ export function parsePortalUrl(
   text: string,
   environment: ChapEnvironment = {},
 ): Pick<IscsiAddress, "host" | "port" | "chap" | "chapTarget"> | undefined {
-  const portal = /^(iscsi:\/\/(?:[^@/]*@)?(?:\[[^\]]+\]|[^:/@]+)(?::\d+)?)\/?(\?.*)?$/i.exec(text);
+  const portal = /^(iscsi:\/\/(?:[^@/]*@)?(?:\[[^\]]+\]|[^:/@?]+)(?::\d+)?)\/?(\?.*)?$/i.exec(text);
   return portal ? parseIscsiUrl(`${portal[1]}/iqn.discovery/0${portal[2] ?? ""}`, environment) : undefined;
+}
+
+/**
+ * What may be shown of a text that was meant to be an address. It may have any form, and a secret any characters: what
+ * could be one is left out, rather too much than too little.
+ */
+function withoutSecrets(text: string): string {
+  const shown = text.replace(/(password=).*$/is, "$1***");
+  const at = shown.lastIndexOf("@");
+  const scheme = /^iscsi:\/\//i.exec(shown)?.[0].length ?? 0;
+  const rest = shown.slice(scheme);
+  const separator = rest.search(/[%:]/);
+  if (separator >= 0 && scheme + separator < at)
+    return `${shown.slice(0, scheme + separator + 1)}***${shown.slice(at)}`;
+  // "@" and what follows may have been forgotten; a percent sign behind a slash belongs to the target's name.
+  return shown.replace(/^(iscsi:\/\/[^/?%]*%).*$/is, "$1***");
 }
 
 /** @throws AgentError `usage` */
 export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): IscsiAddress {
-  const shown = text
-    .replace(/^(iscsi:\/\/[^%@/]*)%[^@/]*@/i, "$1%***@")
-    .replace(/(password=)[^&]*/g, "$1***");
   const fail = (what: string) =>
     new AgentError(
       "usage",
-      `"${shown}" is no iSCSI address: ${what}; the form is iscsi://[user%secret@]host[:port]/target-name/lun`,
+      `"${withoutSecrets(text)}" is no iSCSI address: ${what}; the form is iscsi://[user%secret@]host[:port]/target-name/lun`,
     );
-  const match = /^iscsi:\/\/(?:([^@/]*)@)?(\[[^\]]+\]|[^:/@]+)(?::(\d+))?\/([^/?]+)\/(\d+)(?:\?(.*))?$/i.exec(
-    text,
-  );
+  const match =
+    /^iscsi:\/\/(?:([^@/]*)@)?(\[[^\]]+\]|[^:/@?]+)(?::(\d+))?\/([^/?]+)\/(\d+)(?:\?(.*))?$/i.exec(text);
   if (!match) throw fail("it has another form");
   const [, login, host, portText, target, lunText, query] = match;
   const port = portText === undefined ? defaultPort : Number(portText);
@@ -67,7 +79,7 @@ export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): 
   if (lun > lunMax) throw fail(`${lunText} is no LUN from 0 to ${lunMax}`);
   const targetName = decode(target!, fail);
   if (!/^(iqn\.|eui\.|naa\.)[\x21-\x7e]+$/i.test(targetName) || targetName.length > 223) {
-    throw fail(`"${targetName.slice(0, 60)}" is no target name (iqn., eui. or naa., at most 223 characters)`);
+    throw fail("the target's name is none (iqn., eui. or naa., at most 223 characters)");
   }
 
   let chap: ChapCredentials | undefined;
@@ -75,7 +87,8 @@ export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): 
     const percent = login.indexOf("%");
     const name = percent < 0 ? login : login.slice(0, percent);
     const secret = percent < 0 ? environment.secret : login.slice(percent + 1);
-    if (secret === undefined) throw fail(`no secret for "${name}" (in the URL or in LUNSYNC_CHAP_SECRET)`);
+    if (secret === undefined)
+      throw fail("it has a user and no secret (in the URL or in LUNSYNC_CHAP_SECRET)");
     chap = { name, secret };
   }
   const options = new URLSearchParams(query ?? "");
@@ -92,7 +105,7 @@ export function parseIscsiUrl(text: string, environment: ChapEnvironment = {}): 
   }
   const digest = (key: string): boolean => {
     const value = options.get(key)?.toLowerCase() ?? "none";
-    if (value !== "none" && value !== "crc32c") throw fail(`${key}=${value}: it is crc32c or none`);
+    if (value !== "none" && value !== "crc32c") throw fail(`${key} is crc32c or none`);
     return value === "crc32c";
   };
   const [headerDigest, dataDigest] = [digest("header_digest"), digest("data_digest")];
@@ -112,6 +125,6 @@ function decode(text: string, fail: (what: string) => AgentError): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw fail(`"${text.slice(0, 60)}" is not percent-encoded properly`);
+    throw fail("the target's name is not percent-encoded properly");
   }
 }

@@ -220,5 +220,5 @@ test("whatever a target answers: an AgentError or a redirection; no result witho
     }),
     { numRuns: 3000 },
   );
-  expect(most).toBeGreaterThan(4); // some went on for a while
+  expect(most).toBeGreaterThan(2); // some went on for a while
 });

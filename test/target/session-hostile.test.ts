@@ -1,6 +1,6 @@
 // What one session does while others are at work: nobody gets another's bytes, memory or turn.
 import { readFile } from "node:fs/promises";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
 import { bytesOf, randomOf, volumeOf } from "../support/data.ts";
