@@ -2,9 +2,11 @@
 //
 // Guarantees: whatever bytes come, the connection ends in an orderly way, with one line in the log, and frees what it
 // held. A login has `loginMs`, a peer that takes nothing of what is queued has `stuckMs`, and one that is silent is
-// asked (NOP-In) and dropped when it does not answer.
+// asked (NOP-In) and dropped when it does not answer. No more than `queuedBytesMax` waits for a peer that asks faster
+// than it takes.
 import type { Socket } from "node:net";
 import { messageOf } from "../base/errors.ts";
+import { MiB } from "../base/units.ts";
 import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder, type PduSink } from "../iscsi/framing.ts";
 import { opcode } from "../iscsi/pdu.ts";
 import type { Clock, Timer } from "../platform/clock.ts";
@@ -33,6 +35,8 @@ const silentMs = 20_000;
 const watchMs = 5_000;
 const finishMs = 2_000;
 const loginSegmentMax = 8192;
+/** Well above the memory that a connection's commands have in flight. */
+const queuedBytesMax = 64 * MiB;
 /** What this side declares as MaxRecvDataSegmentLength. */
 export const receiveSegmentBytes = 256 * 1024;
 
@@ -80,8 +84,14 @@ export class TargetConnection implements SessionLink {
   }
 
   send(header: Buffer, data?: readonly Buffer[], onSent?: () => void): void {
-    if (this.#state === "closed") onSent?.();
-    else this.#outbox.write(framePdu(this.#host.crc32c, this.#digests, header, data), onSent);
+    if (this.#state === "closed") {
+      onSent?.();
+      return;
+    }
+    this.#outbox.write(framePdu(this.#host.crc32c, this.#digests, header, data), onSent);
+    const { queuedBytes } = this.#outbox;
+    if (queuedBytes > queuedBytesMax)
+      this.close(`it takes too little of what it asks for: ${queuedBytes} bytes wait`);
   }
 
   /** Sends what is queued, then closes; takes nothing more in. */

@@ -256,7 +256,7 @@ function receive(listByte: number) {
     fields,
   }: Call<{ listIdentifier: number; allocationLength: number }>): Promise<ScsiResult> => {
     try {
-      const result = await unit.held(request.nexus)?.take(fields.listIdentifier);
+      const result = await unit.held(request.nexus)?.take(fields.listIdentifier, request.signal);
       if (result === undefined) return invalidCdbField(listByte);
       return dataInResult(result, fields.allocationLength);
     } catch (error) {

@@ -1,7 +1,7 @@
 // Results of SUBMIT that wait for their RECEIVE.
 //
 // Bounded in number, size and age, for each I_T nexus on its own: nobody can fill another's room. A RECEIVE that comes
-// before its SUBMIT waits for it, at most as long as a result would be held.
+// before its SUBMIT waits for it, at most as long as a result would be held, and not after it is aborted.
 import { type Deferred, deferred } from "../base/async.ts";
 import type { Clock, Timer } from "../platform/clock.ts";
 
@@ -56,8 +56,11 @@ export class HeldResults {
     this.#waiting.delete(listIdentifier);
   }
 
-  /** The result, which is then no longer held; undefined if there is none under that identifier, or nothing came. */
-  async take(listIdentifier: number): Promise<Buffer | undefined> {
+  /**
+   * The result, which is then no longer held; undefined if there is none under that identifier, nothing came, or
+   * `signal` ended the waiting.
+   */
+  async take(listIdentifier: number, signal: AbortSignal): Promise<Buffer | undefined> {
     const held = this.#held.get(listIdentifier);
     if (held) {
       this.#drop(listIdentifier);
@@ -66,11 +69,14 @@ export class HeldResults {
     if (this.#waiting.size >= this.#limits.results || this.#waiting.has(listIdentifier)) return undefined;
     const waiting = deferred<Promise<Buffer> | undefined>();
     this.#waiting.set(listIdentifier, waiting);
-    const timer = this.#clock.after(this.#limits.lifetimeMs, () => this.fail(listIdentifier));
+    const giveUp = () => this.fail(listIdentifier);
+    const timer = this.#clock.after(this.#limits.lifetimeMs, giveUp);
+    signal.addEventListener("abort", giveUp, { once: true });
     try {
       return await waiting.promise;
     } finally {
       timer.cancel();
+      signal.removeEventListener("abort", giveUp);
     }
   }
 

@@ -33,17 +33,19 @@ export function textRequest(session: TargetSession, pdu: Pdu): void {
   const request = wire.textRequestPdu.decode(pdu.header);
   if (request.final && request.continue)
     throw new PduViolation(reason.protocolError, "F and C are set at once");
-  session.text.push(pdu.data);
-  if (session.text.reduce((sum, piece) => sum + piece.length, 0) > textBytesMax) {
-    throw new PduViolation(reason.protocolError, "too much text");
-  }
-  let pairs: TextPairs = [];
+  session.textBytes += pdu.data.length;
+  if (session.textBytes > textBytesMax) throw new PduViolation(reason.protocolError, "too much text");
+  if (pdu.data.length > 0) session.text.push(pdu.data);
+  const pairs: TextPairs = [];
   if (!request.continue) {
     for (const [key, value] of decodeText(Buffer.concat(session.text))) {
       const found = key === "SendTargets" ? session.host.sendTargets(value, session) : undefined;
-      pairs = pairs.concat(found ?? [[key, key === "SendTargets" ? "Reject" : "NotUnderstood"]]);
+      pairs.push(
+        ...(found ?? [[key, key === "SendTargets" ? "Reject" : "NotUnderstood"] as [string, string]]),
+      );
     }
     session.text = [];
+    session.textBytes = 0;
   }
   const text = encodeText(pairs);
   if (text.length > session.start.parameters.MaxRecvDataSegmentLength) {

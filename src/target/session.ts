@@ -72,6 +72,7 @@ export class TargetSession {
   readonly #aborted = new Set<number>();
   /** Text of a request that goes on in the next PDU. */
   text: Buffer[] = [];
+  textBytes = 0;
   /** Immediate data of the PDU under way. */
   #immediate: { buffer: Buffer; giveBack: () => void } | undefined;
   #waste = Buffer.alloc(0);

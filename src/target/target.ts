@@ -134,7 +134,9 @@ export class IscsiTarget {
     link: TargetConnection,
   ): Promise<TargetSession | { status: number; why: string }> {
     const { initiatorName, targetName, isid, parameters } = agreement;
-    const nexus = { key: nexusKey(initiatorName, isid), initiatorName, from: link.peer };
+    // A discovery session is no nexus with the target, so it replaces none (RFC 7143, 6.3.5).
+    const key = `${nexusKey(initiatorName, isid)}${targetName === undefined ? ",discovery" : ""}`;
+    const nexus = { key, initiatorName, from: link.peer };
     if (agreement.tsih !== 0) {
       const known = [...this.#sessions.keys()].some(
         (session) => session.start.tsih === agreement.tsih && session.nexus.key === nexus.key,

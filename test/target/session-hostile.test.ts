@@ -1,8 +1,9 @@
 // What one session does while others are at work: nobody gets another's bytes, memory or turn.
 import { readFile } from "node:fs/promises";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
+import { receive16 } from "../../src/scsi/vendor-commands.ts";
 import { bytesOf, randomOf, volumeOf } from "../support/data.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
 import { TestTarget, targetName } from "../support/target.ts";
@@ -10,6 +11,7 @@ import { TestTarget, targetName } from "../support/target.ts";
 const content = volumeOf(randomOf(1), 1024 * 1024);
 const isid = (last: number) => Buffer.from([0x80, 1, 2, 3, 4, last]);
 const KiB = 1024;
+const MiB = 1024 * KiB;
 
 async function ready(target: TestTarget, last: number, more: [string, string][] = []): Promise<RawInitiator> {
   const raw = await RawInitiator.login(target.port, targetName, more, isid(last));
@@ -137,4 +139,66 @@ test("a SNACK, which has no CmdSN, takes nobody's turn and is rejected", async (
     expect(wire.rejectPdu.decode((await raw.next()).header).reason).toBe(wire.rejectReason.snackReject);
   }
   await raw.settle();
+});
+
+test("a RECEIVE that waits for its SUBMIT is aborted at once", async () => {
+  await using target = await TestTarget.serving([content]);
+  await using raw = await ready(target, 1);
+  const receive = receive16.encode({ listIdentifier: 5, allocationLength: 512 });
+  const refCmdSN = raw.cmdSN;
+  const referencedTaskTag = raw.sendCommand(receive, { read: true, expectedDataTransferLength: 512 });
+  expect(await raw.silent(50)).toBe(true);
+  expect(await manage(raw, { function: wire.taskFunction.abortTask, referencedTaskTag, refCmdSN })).toBe(0);
+  // What it waited for can be waited for anew.
+  raw.sendCommand(receive, { read: true, expectedDataTransferLength: 512 });
+  expect(await raw.silent(50)).toBe(true);
+  expect(await manage(raw, { function: wire.taskFunction.logicalUnitReset })).toBe(0);
+});
+
+test("a discovery session of the same initiator port leaves the normal session alone", async () => {
+  await using target = await TestTarget.serving([content]);
+  await using normal = await ready(target, 1);
+  await using discovery = await RawInitiator.login(target.port, undefined, [], isid(1));
+  await using again = await RawInitiator.login(target.port, undefined, [], isid(1));
+  await discovery.ended();
+  const read = await normal.command(read10.encode({ transferLength: 1 }), 512);
+  expect(read.dataIn.equals(content.subarray(0, 512))).toBe(true);
+  expect(again.closed).toBe(false);
+});
+
+describe("an initiator that asks and does not take the answers", () => {
+  test("is closed before its answers fill the memory", async () => {
+    await using target = await TestTarget.serving([content]);
+    await using healthy = await ready(target, 1);
+    await using greedy = await ready(target, 2, [["MaxRecvDataSegmentLength", "262144"]]);
+    greedy.socket.pause();
+    const nop = wire.nopOutPdu.encode({
+      immediate: true,
+      initiatorTaskTag: 9,
+      targetTransferTag: wire.noTag,
+    });
+    nop.writeUIntBE(256 * KiB, 5, 3);
+    const pdu = Buffer.concat([nop, Buffer.alloc(256 * KiB)]);
+    for (let sent = 0; sent < 256 * MiB && !target.log.some((line) => /takes too little/.test(line)); ) {
+      greedy.sendBytes(pdu);
+      sent += pdu.length;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await vi.waitFor(() => expect(target.log.join("\n")).toMatch(/warning.*takes too little/), 10_000);
+    const read = await healthy.command(read10.encode({ transferLength: 1 }), 512);
+    expect(read.dataIn.equals(content.subarray(0, 512))).toBe(true);
+  });
+});
+
+test("text that goes on and on without a byte costs nothing, and its limit holds for what has bytes", async () => {
+  await using target = await TestTarget.serving([content]);
+  await using raw = await ready(target, 1);
+  const request = { immediate: true, continue: true, initiatorTaskTag: 7, targetTransferTag: wire.noTag };
+  const go = async (data?: Buffer) => {
+    raw.send(wire.textRequestPdu.encode({ ...request, cmdSN: raw.cmdSN }), data);
+    return wire.textResponsePdu.decode((await raw.next()).header);
+  };
+  for (let i = 0; i < 300; i++) expect((await go()).final).toBe(false);
+  for (let i = 0; i < 8; i++) await go(Buffer.alloc(8000, 0x41));
+  await expect(go(Buffer.alloc(8000, 0x41)).then((response) => response.final)).rejects.toThrow();
 });
