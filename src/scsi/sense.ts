@@ -182,11 +182,11 @@ export function decodeSense(bytes: Buffer): Sense | undefined {
     };
   }
   if (responseCode !== 0x72 && responseCode !== 0x73) return undefined;
-  if (bytes.length < 8) return undefined;
+  if (bytes.length < 4) return undefined;
   const key = bytes[1]! & 0x0f;
   let information: number | undefined;
   let fieldPointer: FieldPointer | undefined;
-  const end = Math.min(bytes.length, 8 + bytes[7]!);
+  const end = Math.min(bytes.length, 8 + (bytes[7] ?? 0));
   for (let at = 8; at + 2 <= end; at += 2 + bytes[at + 1]!) {
     const type = bytes[at]!;
     const length = bytes[at + 1]!;
