@@ -72,6 +72,7 @@ export class HeldResults {
     const giveUp = () => this.fail(listIdentifier);
     const timer = this.#clock.after(this.#limits.lifetimeMs, giveUp);
     signal.addEventListener("abort", giveUp, { once: true });
+    if (signal.aborted) giveUp();
     try {
       return await waiting.promise;
     } finally {

@@ -4,6 +4,9 @@ import { describe, expect, test } from "vitest";
 import { HeldResults } from "../../src/target/held-results.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 
+/** Of a task that nobody aborts. */
+const on = new AbortController().signal;
+
 const limits = { results: 3, bytes: 100, lifetimeMs: 60_000 };
 const make = () => {
   const clock = new FakeClock();
@@ -20,9 +23,9 @@ const now = async <T>(promise: Promise<T>): Promise<T | "waiting"> => {
 test("a result is received once", async () => {
   const { clock, held } = make();
   held.hold(7, 10, result("seven"));
-  expect((await held.take(7))?.toString()).toBe("seven");
+  expect((await held.take(7, on))?.toString()).toBe("seven");
   expect(clock.pending).toBe(0);
-  const again = held.take(7);
+  const again = held.take(7, on);
   expect(await now(again)).toBe("waiting");
   clock.advance(limits.lifetimeMs);
   expect(await again).toBeUndefined();
@@ -30,18 +33,18 @@ test("a result is received once", async () => {
 
 test("a RECEIVE that comes first waits for its SUBMIT, and for no other", async () => {
   const { clock, held } = make();
-  const taken = held.take(7);
+  const taken = held.take(7, on);
   held.hold(8, 1, result("eight"));
   expect(await now(taken)).toBe("waiting");
   held.hold(7, 1, result("seven"));
   expect((await taken)?.toString()).toBe("seven");
-  expect((await held.take(8))?.toString()).toBe("eight");
+  expect((await held.take(8, on))?.toString()).toBe("eight");
   expect(clock.pending).toBe(0);
 });
 
 test("it waits as long as a result would be held, or until the SUBMIT failed", async () => {
   const { clock, held } = make();
-  const [late, failed] = [held.take(1), held.take(2)];
+  const [late, failed] = [held.take(1, on), held.take(2, on)];
   held.fail(2);
   expect(await failed).toBeUndefined();
   clock.advance(limits.lifetimeMs - 1);
@@ -55,14 +58,14 @@ test("a result under way is waited for; one that fails is given to its RECEIVE",
   const { held } = make();
   const { promise, resolve } = Promise.withResolvers<Buffer>();
   held.hold(1, 1, promise);
-  const taken = held.take(1);
+  const taken = held.take(1, on);
   expect(await now(taken)).toBe("waiting");
   resolve(Buffer.from("done"));
   expect((await taken)?.toString()).toBe("done");
   for (const first of ["hold", "take"] as const) {
-    const waits = first === "take" ? held.take(2) : undefined;
+    const waits = first === "take" ? held.take(2, on) : undefined;
     held.hold(2, 1, Promise.reject(new Error("bad sector")));
-    await expect(waits ?? held.take(2)).rejects.toThrow("bad sector");
+    await expect(waits ?? held.take(2, on)).rejects.toThrow("bad sector");
   }
 });
 
@@ -93,9 +96,9 @@ describe("bounds", () => {
 
   test("no more RECEIVEs wait than there may be results, and one for each identifier", async () => {
     const { clock, held } = make();
-    const waiting = [held.take(1), held.take(2), held.take(3)];
-    expect(await held.take(1)).toBeUndefined();
-    expect(await held.take(4)).toBeUndefined();
+    const waiting = [held.take(1, on), held.take(2, on), held.take(3, on)];
+    expect(await held.take(1, on)).toBeUndefined();
+    expect(await held.take(4, on)).toBeUndefined();
     held.clear();
     expect(await Promise.all(waiting)).toEqual([undefined, undefined, undefined]);
     expect(clock.pending).toBe(0);
@@ -105,7 +108,7 @@ describe("bounds", () => {
 test("clear() lets go of everything", async () => {
   const { clock, held } = make();
   held.hold(1, 100, result("one"));
-  const waiting = held.take(2);
+  const waiting = held.take(2, on);
   held.clear();
   expect(await waiting).toBeUndefined();
   expect([held.admit(1, 100), clock.pending]).toEqual(["admitted", 0]);
@@ -142,7 +145,7 @@ test("whatever comes in whatever order: each result to one RECEIVE or to none, a
         } else if (kind === "receive") {
           answers.set(id, waiting.has(id) ? answers.get(id)! : got.length);
           expected.push(holding.get(id)?.serial);
-          got.push(held.take(id));
+          got.push(held.take(id, on));
           if (!holding.delete(id) && !waiting.has(id) && waiting.size < 3)
             waiting.set(id, clock.monotonicMs() + limits.lifetimeMs);
         } else {
