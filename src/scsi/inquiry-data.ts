@@ -2,6 +2,7 @@
 //
 // Decoders take any bytes a stranger's device may send and give a value or undefined; lengths inside are checked.
 // Source: SPC-4, 6.6.2 (standard INQUIRY data), 7.8.6 (Device Identification VPD page).
+import { assert } from "../base/assert.ts";
 import { ascii, bits, flag, layout, u8 } from "../base/layout.ts";
 import { digestEntryHeader, protocolVersion, vendorPageHeader } from "./vendor-commands.ts";
 
@@ -84,6 +85,7 @@ export interface Designator {
 export function encodeDesignators(designators: readonly Designator[]): Buffer {
   return Buffer.concat(
     designators.flatMap((each) => {
+      assert(each.designator.length <= 0xff, "a designator has at most 255 bytes");
       const piv = each.protocol === undefined ? 0 : 0x80;
       const head = Buffer.from([
         ((each.protocol ?? 0) << 4) | each.codeSet,
