@@ -19,15 +19,17 @@ export class BufferPool {
     const size = Math.max(smallestBytes, 2 ** Math.ceil(Math.log2(bytes)));
     const whole = this.#idle.get(size)?.pop();
     if (whole) this.#idleBytes -= size;
-    let lent: Buffer | undefined = whole ?? Buffer.allocUnsafeSlow(size);
+    const buffer = whole ?? Buffer.allocUnsafeSlow(size);
+    let lent: Buffer | undefined = buffer;
     const giveBack = () => {
-      if (lent === undefined || this.#idleBytes + size > this.#idleBytesMax) return;
-      const list = this.#idle.get(size);
-      if (list) list.push(lent);
-      else this.#idle.set(size, [lent]);
-      this.#idleBytes += size;
+      const given = lent;
       lent = undefined;
+      if (given === undefined || this.#idleBytes + size > this.#idleBytesMax) return;
+      const list = this.#idle.get(size);
+      if (list) list.push(given);
+      else this.#idle.set(size, [given]);
+      this.#idleBytes += size;
     };
-    return { buffer: lent.subarray(0, bytes), giveBack };
+    return { buffer: buffer.subarray(0, bytes), giveBack };
   }
 }

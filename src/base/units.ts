@@ -45,10 +45,13 @@ const suffixes: Record<string, number> = {
  * Returns undefined for anything else (also for a size that is no whole number of bytes).
  */
 export function parseSize(text: string): number | undefined {
-  const match = /^(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?$/i.exec(text.trim());
+  const match = /^(\d+)(?:\.(\d+))?\s*([kmgtp]?)(?:i?b)?$/i.exec(text.trim());
   if (!match) return undefined;
-  const size = Number(match[1]) * suffixes[match[2]!.toLowerCase()]!;
-  return Number.isSafeInteger(size) ? size : undefined;
+  const [, whole, fraction = "", suffix] = match;
+  // In integers: a double would round a fraction away.
+  const parts = 10n ** BigInt(fraction.length);
+  const size = BigInt(whole + fraction) * BigInt(suffixes[suffix!.toLowerCase()]!);
+  return size % parts === 0n ? checkedNumber(size / parts) : undefined;
 }
 
 const binaryUnits = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -57,7 +60,7 @@ const binaryUnits = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 export function formatBytes(count: number): string {
   let value = count;
   let index = 0;
-  while (value >= 1024 && index < binaryUnits.length - 1) {
+  while (Math.round(value) >= 1024 && index < binaryUnits.length - 1) {
     value /= 1024;
     index++;
   }
@@ -72,9 +75,10 @@ export function formatCount(count: number): string {
 
 /** `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`. */
 export function formatDuration(seconds: number): string {
-  if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
-  if (seconds < 60) return `${Math.round(seconds)} s`;
+  // The limits are those of what is shown: 59.6 s is a minute.
+  if (seconds < 9.95) return `${seconds.toFixed(seconds < 0.995 ? 2 : 1)} s`;
   const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;
   return `${Math.floor(whole / 3600)} h ${String(Math.floor((whole % 3600) / 60)).padStart(2, "0")} min`;
 }
