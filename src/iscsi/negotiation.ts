@@ -161,8 +161,8 @@ export class Negotiation {
       case "and":
       case "or": {
         const theirs = parseYesNo(key, text);
-        const wish = this.#wishes[key] as boolean | undefined;
-        const result = rule.kind === "and" ? theirs && (wish ?? rule.initial) : theirs || wish === true;
+        const ours = (this.#wishes[key] as boolean | undefined) ?? rule.initial;
+        const result = rule.kind === "and" ? theirs && ours : theirs || ours;
         this.#set(key, result);
         return yesNo(result);
       }
