@@ -2,7 +2,8 @@
 //
 // Guarantees: whatever bytes come, the connection ends in an orderly way, with one line in the log, and frees what it
 // held. A login has `loginMs`, a peer that takes nothing of what is queued has `stuckMs`, and one that is silent is
-// asked (NOP-In) and dropped when it does not answer. No more than `queuedBytesMax` waits for a peer that asks faster
+// asked (NOP-In) and dropped when it does not answer. One that was asked for data has `dataMs` for each PDU of it: it
+// keeps memory from others meanwhile. No more than `queuedBytesMax` waits for a peer that asks faster
 // than it takes.
 import type { Socket } from "node:net";
 import { messageOf } from "../base/errors.ts";
@@ -32,6 +33,7 @@ export interface ConnectionHost {
 const loginMs = 15_000;
 const stuckMs = 30_000;
 const silentMs = 20_000;
+const dataMs = 60_000;
 const watchMs = 5_000;
 const finishMs = 2_000;
 const loginSegmentMax = 8192;
@@ -55,6 +57,8 @@ export class TargetConnection implements SessionLink {
   #pingedMs: number | undefined;
   #progressMs: number;
   #taken = 0;
+  #dataMs: number;
+  #dataOutCount = 0;
   readonly #sink: PduSink = {
     place: (header, length) => (this.#state === "full" ? this.#session!.place(header, length) : undefined),
     pdu: (pdu) => this.#pdu(pdu),
@@ -69,7 +73,7 @@ export class TargetConnection implements SessionLink {
     this.#decoder = new PduDecoder(host.crc32c, loginSegmentMax);
     this.#outbox = new Outbox(socket);
     this.#login = new TargetLogin(host.login);
-    this.#heardMs = this.#progressMs = host.clock.monotonicMs();
+    this.#heardMs = this.#progressMs = this.#dataMs = host.clock.monotonicMs();
     this.#timer = host.clock.after(loginMs, () => this.close(`it did not log in within ${loginMs / 1000} s`));
     socket.on("error", (error) => this.close(error.message));
     socket.on("close", () =>
@@ -220,6 +224,15 @@ export class TargetConnection implements SessionLink {
         this.close(`it took nothing of ${this.#outbox.queuedBytes} bytes in ${stuckMs / 1000} s`);
         return;
       }
+      const session = this.#session!;
+      if (!session.waitsForData || session.dataOutCount !== this.#dataOutCount) {
+        this.#dataOutCount = session.dataOutCount;
+        this.#dataMs = now;
+      }
+      if (now - this.#dataMs >= dataMs) {
+        this.close(`it sent nothing of the data that it was asked for in ${dataMs / 1000} s`);
+        return;
+      }
       if (this.#pingedMs !== undefined && now - this.#pingedMs >= silentMs) {
         this.close(
           `it was silent for ${Math.round((now - this.#heardMs) / 1000)} s and did not answer a NOP-In`,
@@ -228,7 +241,7 @@ export class TargetConnection implements SessionLink {
       }
       if (this.#pingedMs === undefined && now - this.#heardMs >= silentMs) {
         this.#pingedMs = now;
-        this.#session?.ping();
+        session.ping();
       }
       this.#watch();
     });

@@ -73,6 +73,8 @@ export class TargetSession {
   /** Text of a request that goes on in the next PDU. */
   text: Buffer[] = [];
   textBytes = 0;
+  /** Data-Out PDUs that were taken so far. */
+  dataOutCount = 0;
   /** Immediate data of the PDU under way. */
   #immediate: { buffer: Buffer; giveBack: () => void } | undefined;
   #waste = Buffer.alloc(0);
@@ -100,6 +102,14 @@ export class TargetSession {
   /** Resolves when nothing executes any more. */
   async ended(): Promise<void> {
     await Promise.all([...this.tasks.values()].map((task) => task.settled));
+  }
+
+  /** True while data was asked for that has not come, with memory kept for it. */
+  get waitsForData(): boolean {
+    for (const task of this.tasks.values()) {
+      if (task.state === "collecting" && task.memory !== undefined) return true;
+    }
+    return false;
   }
 
   /** NOP-In that asks for an answer. */
@@ -381,6 +391,7 @@ export class TargetSession {
     if (!task) return;
     if (pdu.data.length === 0) task.placeDataOut(header, 0);
     task.dataOutTaken(header);
+    this.dataOutCount++;
     this.#advance(task);
   }
 

@@ -1,6 +1,6 @@
 // A target in this process, over files in a temporary folder.
 import { writeFile } from "node:fs/promises";
-import { systemClock } from "../../src/platform/clock.ts";
+import { type Clock, systemClock } from "../../src/platform/clock.ts";
 import { crc32c } from "../../src/platform/native-digest.ts";
 import { systemRandom } from "../../src/platform/random.ts";
 import { DeviceServer } from "../../src/target/device-server.ts";
@@ -39,8 +39,9 @@ export class TestTarget implements AsyncDisposable {
   /** One LUN for each of `contents`; `readonly` lists those that refuse writes. */
   static async serving(
     contents: readonly Buffer[],
-    options: { chap?: ChapPolicy; readonly?: readonly number[] } = {},
+    options: { chap?: ChapPolicy; readonly?: readonly number[]; clock?: Clock } = {},
   ): Promise<TestTarget> {
+    const clock = options.clock ?? systemClock;
     const folder = await WorkFolder.make();
     const files: string[] = [];
     const units: LogicalUnit[] = [];
@@ -50,13 +51,13 @@ export class TestTarget implements AsyncDisposable {
       files.push(file);
       const readonly = options.readonly?.includes(lun) ?? false;
       const volume = await FileVolume.open(file, { writable: !readonly });
-      units.push(new LogicalUnit(lun, volume, { readonly, uuid: volume.identity.uuid!, clock: systemClock }));
+      units.push(new LogicalUnit(lun, volume, { readonly, uuid: volume.identity.uuid!, clock }));
     }
     const log: string[] = [];
     const target = new IscsiTarget({
       deviceServer: new DeviceServer({ targetName, portalGroupTag: 1, revision: "0.1" }, units),
       chap: options.chap,
-      clock: systemClock,
+      clock,
       random: systemRandom,
       crc32c,
       log: (level, message) => log.push(`${level}: ${message}`),

@@ -2,8 +2,9 @@
 import { readFile } from "node:fs/promises";
 import { describe, expect, test, vi } from "vitest";
 import * as wire from "../../src/iscsi/pdu.ts";
-import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
+import { read10, write10, write16 } from "../../src/scsi/sbc-commands.ts";
 import { receive16 } from "../../src/scsi/vendor-commands.ts";
+import { ManualClock } from "../support/clock.ts";
 import { bytesOf, randomOf, volumeOf } from "../support/data.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
 import { TestTarget, targetName } from "../support/target.ts";
@@ -164,6 +165,42 @@ test("a discovery session of the same initiator port leaves the normal session a
   const read = await normal.command(read10.encode({ transferLength: 1 }), 512);
   expect(read.dataIn.equals(content.subarray(0, 512))).toBe(true);
   expect(again.closed).toBe(false);
+});
+
+describe("an initiator that announces data and does not send it", () => {
+  test("holds up others for a minute at most, however alive it looks", async () => {
+    const clock = new ManualClock();
+    await using target = await TestTarget.serving([content], { clock });
+    await using healthy = await ready(target, 1);
+    const silent: RawInitiator[] = [];
+    for (let i = 0; i < 4; i++) {
+      const raw = await ready(target, 2 + i);
+      silent.push(raw);
+      for (let each = 0; each < 2; each++) {
+        const cdb = write16.encode({ transferLength: (8 * MiB) / 512 });
+        raw.sendCommand(cdb, { write: true, expectedDataTransferLength: 8 * MiB });
+        expect(wire.r2tPdu.decode((await raw.next()).header).desiredDataTransferLength).toBe(256 * KiB);
+      }
+    }
+    // All the memory for data in flight is promised; a READ waits for some of it.
+    healthy.sendCommand(read10.encode({ transferLength: 8 }), {
+      read: true,
+      expectedDataTransferLength: 4096,
+    });
+    expect(await healthy.silent(50)).toBe(true);
+    const nop = { immediate: true, targetTransferTag: wire.noTag };
+    for (let seconds = 0; seconds < 70 && healthy.pdus.length === 0; seconds += 5) {
+      for (const raw of [...silent, healthy])
+        raw.send(wire.nopOutPdu.encode({ ...nop, initiatorTaskTag: wire.noTag, cmdSN: raw.cmdSN }));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      clock.advance(5000);
+      if (seconds < 40) expect(silent.map((raw) => raw.closed)).toEqual([false, false, false, false]);
+    }
+    const { dataIn } = await healthy.outcome();
+    expect(dataIn.equals(content.subarray(0, 4096))).toBe(true);
+    await Promise.all(silent.map((raw) => raw.ended()));
+    expect(healthy.closed).toBe(false);
+  });
 });
 
 describe("an initiator that asks and does not take the answers", () => {
