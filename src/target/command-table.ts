@@ -23,6 +23,8 @@ interface Options<V> {
   readonly strict?: boolean;
   /** Answered though a unit attention is pending, which stays pending (SPC-4, 5.14). */
   readonly passesAttentions?: boolean;
+  /** Units that have the command; all of them if absent. */
+  readonly offered?: (unit: LogicalUnit) => boolean;
 }
 
 export interface Command {
@@ -30,6 +32,7 @@ export interface Command {
   readonly operationCode: number;
   readonly serviceAction: number | undefined;
   readonly passesAttentions: boolean;
+  offeredBy(unit: LogicalUnit): boolean;
   dataOutBytes(cdb: Buffer, blockBytes: number): number;
   dataInBytes(cdb: Buffer, blockBytes: number): number;
   run(unit: LogicalUnit, request: ScsiRequest): ScsiResult | Promise<ScsiResult>;
@@ -48,6 +51,7 @@ export function command<F extends Fields>(
     operationCode: operation,
     serviceAction: action,
     passesAttentions: options.passesAttentions ?? false,
+    offeredBy: (unit) => options.offered?.(unit) ?? true,
     dataOutBytes: (cdb, blockBytes) => options.dataOutBytes?.(layout.decode(cdb), blockBytes) ?? 0,
     dataInBytes: (cdb, blockBytes) => options.dataInBytes?.(layout.decode(cdb), blockBytes) ?? 0,
     run(unit, request) {
@@ -77,6 +81,7 @@ export function serviceActionOf(cdb: Buffer): number | undefined {
   }
 }
 
+/** What one unit has of a target's commands. */
 export class CommandTable {
   readonly commands: readonly Command[];
   readonly #byKey: ReadonlyMap<number, Command>;

@@ -50,18 +50,21 @@ export class DeviceServer {
   /** For data in both directions. */
   readonly buffers = new BufferPool(idleBytesMax);
   readonly #units: ReadonlyMap<number, LogicalUnit>;
-  readonly #table: CommandTable;
+  readonly #tables: ReadonlyMap<LogicalUnit, CommandTable>;
 
   constructor(names: TargetNames, units: readonly LogicalUnit[]) {
     this.names = names;
     this.#units = new Map(units.map((unit) => [unit.lun, unit]));
     const luns = units.map((unit) => unit.lun);
-    this.#table = new CommandTable([
-      ...primaryCommands({ names, luns: () => luns, table: () => this.#table }),
+    const commands = [
+      ...primaryCommands({ names, luns: () => luns, table: (unit) => this.#tables.get(unit)! }),
       ...blockCommands(this.buffers),
       ...provisioningCommands,
       ...digestCommands,
-    ]);
+    ];
+    this.#tables = new Map(
+      units.map((unit) => [unit, new CommandTable(commands.filter((each) => each.offeredBy(unit)))]),
+    );
   }
 
   get units(): readonly LogicalUnit[] {
@@ -84,7 +87,7 @@ export class DeviceServer {
   /** The Data-Out that the CDB asks for, and the memory that its Data-In will take: bytes. */
   transferOf(lunField: bigint, cdb: Buffer): { dataOut: number; dataIn: number } {
     const unit = this.unit(lunField);
-    const entry = this.#table.find(cdb);
+    const entry = unit && this.#tables.get(unit)!.find(cdb);
     if (!unit || !entry || cdb.length < entry.layout.bytes) return { dataOut: 0, dataIn: 0 };
     const { blockBytes } = unit.volume.geometry;
     try {
@@ -98,12 +101,13 @@ export class DeviceServer {
   async execute(request: ScsiRequest): Promise<ScsiResult> {
     const unit = this.unit(request.lun);
     if (!unit) return this.#withoutUnit(request);
-    const entry = this.#table.find(request.cdb);
+    const table = this.#tables.get(unit)!;
+    const entry = table.find(request.cdb);
     if (!entry?.passesAttentions) {
       const attention = unit.takeAttention(request.nexus);
       if (attention) return { status: status.checkCondition, sense: attention };
     }
-    const wrong = this.#check(request.cdb, entry);
+    const wrong = this.#check(request.cdb, entry, table);
     if (wrong) return wrong;
     try {
       return await entry!.run(unit, request);
@@ -113,9 +117,9 @@ export class DeviceServer {
     }
   }
 
-  #check(cdb: Buffer, entry: Command | undefined): ScsiResult | undefined {
+  #check(cdb: Buffer, entry: Command | undefined, table: CommandTable): ScsiResult | undefined {
     if (!entry) {
-      if (!this.#table.hasOperationCode(cdb[0]!)) return checkCondition("invalidOperationCode");
+      if (!table.hasOperationCode(cdb[0]!)) return checkCondition("invalidOperationCode");
       // The operation code is known, its service action is not.
       const action = serviceActionOf(cdb);
       return cdb[0] === 0x7f

@@ -120,7 +120,8 @@ function reportSupported(table: CommandTable, fields: ReportFields): ScsiResult 
 export interface Surroundings {
   readonly names: TargetNames;
   luns(): readonly number[];
-  table(): CommandTable;
+  /** The commands that a unit has. */
+  table(unit: LogicalUnit): CommandTable;
 }
 
 export function primaryCommands(around: Surroundings): Command[] {
@@ -132,7 +133,9 @@ export function primaryCommands(around: Surroundings): Command[] {
     command(spc.modeSense6, ({ unit, fields }) => modeSense(unit, { ...fields, llbaa: false }, true)),
     command(spc.modeSense10, ({ unit, fields }) => modeSense(unit, fields, false)),
     command(spc.reportLuns, ({ fields }) => reportLunsResult(around.luns(), fields), passesAttentions),
-    command(spc.reportSupportedOperationCodes, ({ fields }) => reportSupported(around.table(), fields)),
+    command(spc.reportSupportedOperationCodes, ({ unit, fields }) =>
+      reportSupported(around.table(unit), fields),
+    ),
     command(preventAllowMediumRemoval, () => good),
   ];
 }

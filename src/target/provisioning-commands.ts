@@ -71,7 +71,6 @@ async function unmap({
   fields,
 }: Call<{ anchor: boolean; parameterListLength: number }>): Promise<ScsiResult> {
   if (fields.anchor) return invalidCdbField(1, 0);
-  if (!unit.volume.traits.thin) return checkCondition("invalidOperationCode");
   if (unit.readonly) return checkCondition("writeProtected");
   const { unmapParameterListHeader: header, unmapBlockDescriptor: descriptor } = sbc;
   if (fields.parameterListLength === 0) return good;
@@ -150,6 +149,9 @@ async function getLbaStatus({
 
 export const provisioningCommands: readonly Command[] = [
   command(sbc.writeSame16, writeSame, { dataOutBytes: ({ ndob }, blockBytes) => (ndob ? 0 : blockBytes) }),
-  command(sbc.unmap, unmap, { dataOutBytes: ({ parameterListLength }) => parameterListLength }),
+  command(sbc.unmap, unmap, {
+    dataOutBytes: ({ parameterListLength }) => parameterListLength,
+    offered: (unit) => unit.volume.traits.thin,
+  }),
   command(sbc.getLbaStatus, getLbaStatus),
 ];
