@@ -81,6 +81,9 @@ export class AgentError extends Error {
   }
 }
 
+/** Text that a stranger had a part in, as one line that no terminal obeys. */
+export const printable = (text: string): string => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
+
 /** The message of anything that was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -1,5 +1,5 @@
 // How a command ends: the message on standard error (or in the JSON on standard output) and the exit status.
-import { AgentError, exitStatus, messageOf } from "../base/errors.ts";
+import { AgentError, exitStatus, messageOf, printable } from "../base/errors.ts";
 
 export interface Failure {
   readonly code: string;
@@ -24,7 +24,7 @@ export function failureOf(error: unknown): Failure {
 export function reportFailure(error: unknown, json: boolean): number {
   const { exitStatus: code, ...shown } = failureOf(error);
   if (json) process.stdout.write(`${JSON.stringify({ error: shown })}\n`);
-  process.stderr.write(`lunsync: ${shown.message}\n`);
+  process.stderr.write(`lunsync: ${printable(shown.message)}\n`);
   // A fault of this program: whoever reports it needs to know where.
   if (code === exitStatus.internal && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   return code;

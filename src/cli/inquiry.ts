@@ -1,5 +1,6 @@
 // lunsync inquiry: what a volume is.
 import type { Command } from "commander";
+import { printable } from "../base/errors.ts";
 import { formatBytes, formatCount } from "../base/units.ts";
 import { offeredDigests } from "../digest/spec.ts";
 import { isIscsiUrl } from "../initiator/address.ts";
@@ -45,7 +46,10 @@ Examples:
 function targetsText({ portal, targets }: { portal: string; targets: readonly DiscoveredTarget[] }): string {
   if (targets.length === 0) return `${portal} shows no target to this initiator\n`;
   return targets
-    .map(({ name, addresses }) => `${name}\n${addresses.map((at) => `    at ${at}\n`).join("")}`)
+    .map(
+      ({ name, addresses }) =>
+        `${printable(name)}\n${addresses.map((at) => `    at ${printable(at)}\n`).join("")}`,
+    )
     .join("");
 }
 
@@ -99,5 +103,5 @@ function textOf(facts: ReturnType<typeof factsOf>): string {
     singles.join(", ") + (others > 0 ? `, and ${others} combinations (--json lists them)` : ""),
   ]);
   const width = Math.max(...rows.map(([label]) => label.length)) + 2;
-  return rows.map(([label, value]) => `${`${label}:`.padEnd(width)}${value}\n`).join("");
+  return rows.map(([label, value]) => `${`${label}:`.padEnd(width)}${printable(value)}\n`).join("");
 }
