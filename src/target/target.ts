@@ -58,6 +58,8 @@ export class IscsiTarget {
   readonly #servers: Server[] = [];
   readonly #connections = new Set<TargetConnection>();
   readonly #sessions = new Map<TargetSession, TargetConnection>();
+  /** Sessions whose connection is gone while commands of theirs still execute. */
+  readonly #ending = new Set<TargetSession>();
   readonly #connectionHost: ConnectionHost;
   readonly #sessionHost: SessionHost;
   /** Logins of one initiator port, one after another. */
@@ -114,9 +116,8 @@ export class IscsiTarget {
   async stop(): Promise<void> {
     this.#stopping = true;
     for (const server of this.#servers) server.close();
-    const sessions = [...this.#sessions.keys()];
     for (const connection of [...this.#connections]) connection.close("the target is stopping");
-    await Promise.all(sessions.map((session) => session.ended()));
+    await Promise.all([...this.#ending].map((session) => session.ended()));
   }
 
   #accept(socket: Socket): void {
@@ -176,10 +177,11 @@ export class IscsiTarget {
 
   async #reinstate(key: string): Promise<void> {
     for (const [session, connection] of [...this.#sessions]) {
-      if (session.nexus.key !== key) continue;
-      connection.close("its initiator logged in again");
-      await session.ended();
+      if (session.nexus.key === key) connection.close("its initiator logged in again");
     }
+    // Also one whose connection was gone before: what it still writes must not overtake what comes now.
+    const old = [...this.#ending].filter((session) => session.nexus.key === key);
+    await Promise.all(old.map((session) => session.ended()));
   }
 
   #tsih(): number {
@@ -192,11 +194,13 @@ export class IscsiTarget {
     this.#connections.delete(connection);
     if (!session || !this.#sessions.delete(session)) return;
     if (session.start.targetName !== undefined) this.#options.deviceServer.nexusEnded(session.nexus);
+    this.#ending.add(session);
+    void session.ended().then(() => this.#ending.delete(session));
   }
 
   async #abortTasks(which: (session: TargetSession, task: TargetTask) => boolean): Promise<void> {
     const settled: Promise<void>[] = [];
-    for (const session of this.#sessions.keys()) {
+    for (const session of [...this.#sessions.keys(), ...this.#ending]) {
       for (const task of [...session.tasks.values()]) {
         if (!which(session, task)) continue;
         settled.push(task.settled);

@@ -1,6 +1,6 @@
 // An initiator that sends whatever a test wants, PDU by PDU, to a real target over a real socket.
 import { connect, type Socket } from "node:net";
-import { framePdu, type Pdu, PduDecoder } from "../../src/iscsi/framing.ts";
+import { type DigestSwitches, framePdu, type Pdu, PduDecoder } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { decodeText, encodeText, type TextPairs } from "../../src/iscsi/text.ts";
 import { crc32c } from "../../src/platform/native-digest.ts";
@@ -23,6 +23,7 @@ export class RawInitiator implements AsyncDisposable {
   cmdSN = 1;
   isid: Buffer = Buffer.from("800102030405", "hex");
   readonly #decoder = new PduDecoder(crc32c, 1 << 24);
+  #digests = { ...noDigests };
   #waiting: (() => void) | undefined;
 
   private constructor(socket: Socket) {
@@ -73,8 +74,19 @@ export class RawInitiator implements AsyncDisposable {
     this.send(header, Buffer.isBuffer(pairs) ? pairs : encodeText(pairs));
   }
 
+  /** From here on PDUs have these digests: what the login that has just ended agreed on. */
+  useDigests(digests: DigestSwitches): void {
+    this.#digests = { ...digests };
+    Object.assign(this.#decoder.digests, digests);
+  }
+
+  /** The bytes of a PDU, as it would be sent. */
+  frame(header: Buffer, data?: Buffer, ahs?: Buffer): Buffer {
+    return Buffer.concat(framePdu(crc32c, this.#digests, header, data ? [data] : [], ahs));
+  }
+
   send(header: Buffer, data?: Buffer, ahs?: Buffer): void {
-    this.sendBytes(Buffer.concat(framePdu(crc32c, noDigests, header, data ? [data] : [], ahs)));
+    this.sendBytes(this.frame(header, data, ahs));
   }
 
   sendBytes(bytes: Buffer): void {
