@@ -73,8 +73,12 @@ function damaged(random: Random, pdus: readonly Buffer[]): Buffer {
     default:
   }
   const bytes = Buffer.concat(list);
-  for (let flips = below(random, 4); flips > 0; flips--)
-    bytes[below(random, bytes.length)]! ^= 1 << below(random, 8);
+  for (let flips = below(random, 4); flips > 0; flips--) {
+    // Headers are a small part of the stream; half of the damage goes there.
+    const start = Buffer.concat(list.slice(0, below(random, list.length))).length;
+    const at = random() < 0.5 ? start + 32 + below(random, 8) : below(random, bytes.length);
+    bytes[at]! ^= 1 << below(random, 8);
+  }
   return random() < 0.2 ? bytes.subarray(0, below(random, bytes.length)) : bytes;
 }
 

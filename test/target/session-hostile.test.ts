@@ -4,8 +4,8 @@ import { describe, expect, test, vi } from "vitest";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { read10, write10, write16 } from "../../src/scsi/sbc-commands.ts";
 import { receive16 } from "../../src/scsi/vendor-commands.ts";
-import { ManualClock } from "../support/clock.ts";
 import { bytesOf, randomOf, volumeOf } from "../support/data.ts";
+import { FakeClock } from "../support/fake-clock.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
 import { TestTarget, targetName } from "../support/target.ts";
 
@@ -169,7 +169,7 @@ test("a discovery session of the same initiator port leaves the normal session a
 
 describe("an initiator that announces data and does not send it", () => {
   test("holds up others for a minute at most, however alive it looks", async () => {
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     await using target = await TestTarget.serving([content], { clock });
     await using healthy = await ready(target, 1);
     const silent: RawInitiator[] = [];
