@@ -34,6 +34,7 @@ interface ServeOptions {
 }
 
 const portalGroupTag = 1;
+const sizeWatchMs = 2_000;
 
 export function addServe(program: Command): void {
   const collect = (value: string, all: string[] | undefined) => [...(all ?? []), value];
@@ -42,8 +43,8 @@ export function addServe(program: Command): void {
     .summary("serve files and block devices by iSCSI")
     .description("Serves files and block devices as LUNs 0, 1, … and prints the URL of each, one a line.")
     .requiredOption(
-      "--lun <PATH[,ro]>",
-      "a file or block device; `,ro` refuses writes (may be repeated)",
+      "--lun <PATH[,OPTION...]>",
+      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it (may be repeated)",
       collect,
     )
     .option(
@@ -90,12 +91,19 @@ function parseListen(text: string): { host: string; port: number } {
   return { host: match[1]!.replace(/^\[|\]$/g, ""), port };
 }
 
-function parseLun(text: string): { path: string; readonly: boolean } {
+interface LunOptions {
+  readonly path: string;
+  readonly readonly: boolean;
+  readonly removable: boolean;
+}
+
+function parseLun(text: string): LunOptions {
   if (isIscsiUrl(text)) {
     throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
   }
-  const readonly = text.endsWith(",ro");
-  return { path: readonly ? text.slice(0, -3) : text.replace(/,rw$/, ""), readonly };
+  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable))*)$/s.exec(text)!;
+  const given = options!.split(",");
+  return { path: path!, readonly: given.includes("ro"), removable: given.includes("removable") };
 }
 
 function readSecret(user: string, file: string | undefined, option: string): ChapCredentials {
@@ -136,11 +144,12 @@ async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
   const units: LogicalUnit[] = [];
   try {
     for (const [lun, text] of options.lun.entries()) {
-      const { path, readonly } = parseLun(text);
+      const { path, readonly, removable } = parseLun(text);
       const volume = await openVolume(path, { writable: !readonly, blockBytes: options.blockSize });
       const mounted = readonly ? await mountedAt(path) : undefined;
       if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
-      units.push(new LogicalUnit(lun, volume, { readonly, uuid: volume.identity.uuid!, clock: systemClock }));
+      const uuid = volume.identity.uuid!;
+      units.push(new LogicalUnit(lun, volume, { readonly, removable, uuid, clock: systemClock }));
     }
     return units;
   } catch (error) {
@@ -202,6 +211,7 @@ async function serve(options: ServeOptions): Promise<number> {
         ? `${JSON.stringify({ target: targetName, luns: urls })}\n`
         : urls.map(({ url }) => `${url}\n`).join(""),
     );
+    using _ = watchSizes(units);
     logLine("info", `${await stopped}: stopping`);
   } finally {
     await target.stop();
@@ -212,6 +222,27 @@ async function serve(options: ServeOptions): Promise<number> {
     }
   }
   return 0;
+}
+
+/** Looks every few seconds whether a volume has grown or shrunk: initiators are told then. */
+function watchSizes(units: readonly LogicalUnit[]): Disposable {
+  let over = false;
+  const look = async () => {
+    for (const unit of units) {
+      if (await unit.remeasure()) {
+        const { blocks, blockBytes } = unit.volume.geometry;
+        logLine("info", `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`);
+      }
+    }
+    if (!over) timer = systemClock.after(sizeWatchMs, look);
+  };
+  let timer = systemClock.after(sizeWatchMs, look);
+  return {
+    [Symbol.dispose]() {
+      over = true;
+      timer.cancel();
+    },
+  };
 }
 
 /** Resolves with the name of the first signal that asks for an end. */

@@ -142,6 +142,22 @@ export const writeSame16 = layout({
   },
 });
 
+export const writeSame10 = layout({
+  name: "WRITE SAME (10)",
+  source: "SBC-3, 5.43",
+  bytes: 10,
+  fields: {
+    operationCode: constant(u8(0), 0x41),
+    wrprotect: protect,
+    anchor: flag(1, 4),
+    unmap: flag(1, 3),
+    logicalBlockAddress: u32(2),
+    groupNumber: bits(6, 4, 5),
+    numberOfLogicalBlocks: u16(7),
+    control: u8(9),
+  },
+});
+
 export const unmap = layout({
   name: "UNMAP",
   source: "SBC-3, 5.28",
@@ -273,22 +289,6 @@ export const lbaStatusDescriptor = layout({
   },
 });
 
-export const startStopUnit = layout({
-  name: "START STOP UNIT",
-  source: "SBC-3, 5.25",
-  bytes: 6,
-  fields: {
-    operationCode: constant(u8(0), 0x1b),
-    immed: flag(1, 0),
-    powerConditionModifier: bits(3, 3, 4),
-    powerCondition: bits(4, 7, 4),
-    noFlush: flag(4, 2),
-    loej: flag(4, 1),
-    start: flag(4, 0),
-    control: u8(5),
-  },
-});
-
 /** B0h: what transfers the device likes. */
 export const blockLimits = layout({
   name: "Block Limits VPD page",
@@ -312,6 +312,11 @@ export const blockLimits = layout({
     unmapGranularityAlignmentHigh: bits(32, 6, 7),
     unmapGranularityAlignmentLow: u24(33),
     maximumWriteSameLength: u64(36),
+    maximumAtomicTransferLength: u32(44),
+    atomicAlignment: u32(48),
+    atomicTransferLengthGranularity: u32(52),
+    maximumAtomicTransferLengthWithAtomicBoundary: u32(56),
+    maximumAtomicBoundarySize: u32(60),
   },
 });
 

@@ -59,6 +59,34 @@ export const modeSense10 = layout({
   },
 });
 
+export const modeSelect6 = layout({
+  name: "MODE SELECT (6)",
+  source: "SPC-4, 6.11",
+  bytes: 6,
+  fields: {
+    operationCode: constant(u8(0), 0x15),
+    pf: flag(1, 4),
+    rtd: flag(1, 1),
+    sp: flag(1, 0),
+    parameterListLength: u8(4),
+    control: u8(5),
+  },
+});
+
+export const modeSelect10 = layout({
+  name: "MODE SELECT (10)",
+  source: "SPC-4, 6.12",
+  bytes: 10,
+  fields: {
+    operationCode: constant(u8(0), 0x55),
+    pf: flag(1, 4),
+    rtd: flag(1, 1),
+    sp: flag(1, 0),
+    parameterListLength: u16(7),
+    control: u8(9),
+  },
+});
+
 export const reportLuns = layout({
   name: "REPORT LUNS",
   source: "SPC-4, 6.33",
@@ -85,13 +113,6 @@ export const reportSupportedOperationCodes = layout({
     allocationLength: u32(6),
     control: u8(11),
   },
-});
-
-export const preventAllowMediumRemoval = layout({
-  name: "PREVENT ALLOW MEDIUM REMOVAL",
-  source: "SBC-3, 5.13",
-  bytes: 6,
-  fields: { operationCode: constant(u8(0), 0x1e), prevent: bits(4, 1, 2), control: u8(5) },
 });
 
 /** The head of REPORT LUNS parameter data. */

@@ -78,7 +78,7 @@ async function read(
 async function write(unit: LogicalUnit, request: ScsiRequest, transfer: Transfer): Promise<ScsiResult> {
   const lba = checkTransfer(unit, transfer);
   if (typeof lba !== "number") return lba;
-  if (unit.readonly) return checkCondition("writeProtected");
+  if (unit.writeProtection) return checkCondition(unit.writeProtection);
   const { blockBytes } = unit.volume.geometry;
   const transferBytes = transfer.blocks * blockBytes;
   const arrived = lengthOf(request.dataOut);
@@ -202,6 +202,5 @@ export function blockCommands(pool: BufferPool): Command[] {
     ),
     command(sbc.readCapacity10, readCapacity10),
     command(sbc.readCapacity16, readCapacity16),
-    command(sbc.startStopUnit, ({ fields }) => (fields.loej ? invalidCdbField(4, 1) : good)),
   ];
 }

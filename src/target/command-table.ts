@@ -23,6 +23,8 @@ interface Options<V> {
   readonly strict?: boolean;
   /** Answered though a unit attention is pending, which stays pending (SPC-4, 5.14). */
   readonly passesAttentions?: boolean;
+  /** Carried out also while the unit has no medium that can be used. */
+  readonly withoutMedium?: boolean;
   /** Units that have the command; all of them if absent. */
   readonly offered?: (unit: LogicalUnit) => boolean;
 }
@@ -32,6 +34,7 @@ export interface Command {
   readonly operationCode: number;
   readonly serviceAction: number | undefined;
   readonly passesAttentions: boolean;
+  readonly withoutMedium: boolean;
   offeredBy(unit: LogicalUnit): boolean;
   dataOutBytes(cdb: Buffer, blockBytes: number): number;
   dataInBytes(cdb: Buffer, blockBytes: number): number;
@@ -51,6 +54,7 @@ export function command<F extends Fields>(
     operationCode: operation,
     serviceAction: action,
     passesAttentions: options.passesAttentions ?? false,
+    withoutMedium: options.withoutMedium ?? false,
     offeredBy: (unit) => options.offered?.(unit) ?? true,
     dataOutBytes: (cdb, blockBytes) => options.dataOutBytes?.(layout.decode(cdb), blockBytes) ?? 0,
     dataInBytes: (cdb, blockBytes) => options.dataInBytes?.(layout.decode(cdb), blockBytes) ?? 0,
@@ -69,6 +73,7 @@ export function serviceActionOf(cdb: Buffer): number | undefined {
   switch (cdb[0]) {
     case 0x7f:
       return cdb.length >= 10 ? cdb.readUInt16BE(8) : -1;
+    case 0x48:
     case 0x9e:
     case 0x9f:
     case 0xa3:

@@ -9,13 +9,17 @@ import { MiB } from "../base/units.ts";
 import { status } from "../scsi/command.ts";
 import { encodeSense, sense } from "../scsi/sense.ts";
 import { inquiry, reportLuns, requestSense } from "../scsi/spc-commands.ts";
+import { atomicCommands } from "./atomic-commands.ts";
 import { blockCommands } from "./block-commands.ts";
 import { type Command, CommandTable, serviceActionOf } from "./command-table.ts";
 import { digestCommands } from "./digest-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
+import { mediumCommands } from "./medium-commands.ts";
+import { modeCommands } from "./mode-commands.ts";
 import type { Nexus } from "./nexus.ts";
 import { inquiryResult, primaryCommands, reportLunsResult } from "./primary-commands.ts";
 import { provisioningCommands } from "./provisioning-commands.ts";
+import { sanitizeCommands } from "./sanitize-commands.ts";
 import {
   checkCondition,
   dataInResult,
@@ -23,6 +27,7 @@ import {
   type ScsiRequest,
   type ScsiResult,
 } from "./scsi-task.ts";
+import { verifyCommands } from "./verify-commands.ts";
 import type { TargetNames } from "./vpd-pages.ts";
 
 const idleBytesMax = 32 * MiB;
@@ -58,7 +63,12 @@ export class DeviceServer {
     const luns = units.map((unit) => unit.lun);
     const commands = [
       ...primaryCommands({ names, luns: () => luns, table: (unit) => this.#tables.get(unit)! }),
+      ...modeCommands,
       ...blockCommands(this.buffers),
+      ...verifyCommands(this.buffers),
+      ...atomicCommands(this.buffers),
+      ...mediumCommands,
+      ...sanitizeCommands,
       ...provisioningCommands,
       ...digestCommands,
     ];
@@ -109,8 +119,10 @@ export class DeviceServer {
     }
     const wrong = this.#check(request.cdb, entry, table);
     if (wrong) return wrong;
+    if (!entry!.withoutMedium && unit.notReady) return checkCondition(unit.notReady);
     try {
-      return await entry!.run(unit, request);
+      const result = await entry!.run(unit, request);
+      return result.sense && unit.modes.descriptorSense ? { ...result, descriptorSense: true } : result;
     } catch (error) {
       if (error instanceof LayoutError) return invalidCdbField(error.byte, error.bit);
       throw error;

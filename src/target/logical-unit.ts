@@ -1,4 +1,4 @@
-// A logical unit: one volume behind a LUN, and what the unit remembers of each I_T nexus.
+// A logical unit: one volume behind a LUN, the state of its medium, and what the unit remembers of each I_T nexus.
 //
 // Source: SAM-5, 5.14 (unit attention conditions). Attentions of one nexus are bounded: an equal one that is pending
 // already is not queued again.
@@ -7,19 +7,31 @@ import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { type Condition, type Sense, sense } from "../scsi/sense.ts";
 import type { Volume } from "../volume/volume.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
+import { ModeParameters } from "./mode-parameters.ts";
 import type { Nexus } from "./nexus.ts";
+import { UnitVolume } from "./unit-volume.ts";
 
 interface NexusState {
   attentions: Sense[];
   readonly held: HeldResults;
 }
 
+export interface SanitizeState {
+  readonly state: "none" | "under way" | "failed";
+  /** The unit may be used again after a failure (AUSE). */
+  readonly exitAllowed: boolean;
+}
+
 const heldLimits: HeldLimits = { results: 8, bytes: 8 * 1024 * 1024, lifetimeMs: 60_000 };
 
 export class LogicalUnit {
   readonly lun: number;
-  readonly volume: Volume;
+  readonly volume: UnitVolume;
+  /** The host allows no writing, whatever initiators ask for. */
   readonly readonly: boolean;
+  /** The medium can be ejected and loaded by START STOP UNIT. */
+  readonly removable: boolean;
+  readonly modes: ModeParameters;
   /** 16 bytes. */
   readonly uuid: Buffer;
   readonly #clock: Clock;
@@ -27,10 +39,23 @@ export class LogicalUnit {
   /** Nexuses that have been here since the unit was made: their next session is told of a nexus loss. */
   readonly #known = new Set<string>();
 
-  constructor(lun: number, volume: Volume, options: { readonly: boolean; uuid: string; clock: Clock }) {
+  #loaded = true;
+  sanitize: SanitizeState = { state: "none", exitAllowed: false };
+  /** Nexuses by which the removal of the medium is prevented. */
+  readonly #preventing = new Set<string>();
+
+  constructor(
+    lun: number,
+    volume: Volume,
+    options: { readonly: boolean; removable?: boolean; uuid: string; clock: Clock },
+  ) {
     this.lun = lun;
-    this.volume = volume;
+    this.volume = new UnitVolume(volume);
     this.readonly = options.readonly;
+    this.removable = options.removable ?? false;
+    this.modes = new ModeParameters((writeCache) => {
+      this.volume.writeCache = writeCache;
+    });
     this.uuid = parseUuid(options.uuid);
     this.#clock = options.clock;
   }
@@ -70,11 +95,58 @@ export class LogicalUnit {
   nexusEnded(nexus: Nexus): void {
     this.#nexuses.get(nexus.key)?.held.clear();
     this.#nexuses.delete(nexus.key);
+    this.#preventing.delete(nexus.key);
   }
 
   held(nexus: Nexus): HeldResults | undefined {
     return this.#nexuses.get(nexus.key)?.held;
   }
+
+  // --- the medium ---
+
+  /** Why blocks can't be written; undefined if they can. */
+  get writeProtection(): Condition | undefined {
+    if (this.readonly) return "writeProtected";
+    return this.modes.softwareWriteProtect ? "softwareWriteProtected" : undefined;
+  }
+
+  /** Why commands that need the medium can't be carried out; undefined if they can. */
+  get notReady(): Condition | undefined {
+    if (!this.#loaded) return "mediumNotPresent";
+    if (this.sanitize.state === "none") return undefined;
+    return this.sanitize.state === "failed" ? "sanitizeFailed" : "sanitizeInProgress";
+  }
+
+  preventRemoval(nexus: Nexus, prevent: boolean): void {
+    if (prevent) this.#preventing.add(nexus.key);
+    else this.#preventing.delete(nexus.key);
+  }
+
+  get removalPrevented(): boolean {
+    return this.#preventing.size > 0;
+  }
+
+  /** Ejects the medium, or loads it: then other initiators are told that it may be another one. */
+  load(loaded: boolean, by: Nexus): void {
+    if (loaded && !this.#loaded) this.raiseAttention("mediumMayHaveChanged", by);
+    this.#loaded = loaded;
+  }
+
+  /** Looks at the size of the volume; initiators are told when it is another. */
+  async remeasure(): Promise<boolean> {
+    const changed = await this.volume.remeasure();
+    if (changed) this.raiseAttention("capacityChanged");
+    return changed;
+  }
+
+  /** What a reset undoes (SAM-5, 6.3.3; SPC-4, 6.11 for mode parameters that are not saved). */
+  reset(): void {
+    this.#preventing.clear();
+    this.modes.reset();
+    this.raiseAttention("deviceReset");
+  }
+
+  // --- unit attentions ---
 
   /** The attention that is reported next, which is then no longer pending. */
   takeAttention(nexus: Nexus): Sense | undefined {

@@ -2,10 +2,9 @@
 
 import { encodeSense, sense } from "../scsi/sense.ts";
 import * as spc from "../scsi/spc-commands.ts";
-import { lunListHeader, preventAllowMediumRemoval } from "../scsi/spc-commands.ts";
+import { lunListHeader } from "../scsi/spc-commands.ts";
 import { type Call, type Command, type CommandTable, command } from "./command-table.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
-import { modeSense } from "./mode-pages.ts";
 import { dataInResult, good, invalidCdbField, type ScsiResult } from "./scsi-task.ts";
 import { standardInquiryData, type TargetNames, vpdPage } from "./vpd-pages.ts";
 
@@ -36,7 +35,7 @@ export function inquiryResult(
 ): ScsiResult {
   if (!fields.evpd) {
     if (fields.pageCode !== 0) return invalidCdbField(2);
-    return dataInResult(standardInquiryData(names, unit !== undefined), fields.allocationLength);
+    return dataInResult(standardInquiryData(names, unit), fields.allocationLength);
   }
   const page = unit && vpdPage(fields.pageCode, unit, names);
   return page ? dataInResult(page, fields.allocationLength) : invalidCdbField(2);
@@ -47,7 +46,7 @@ function requestSense({
   request,
   fields,
 }: Call<{ desc: boolean; allocationLength: number }>): ScsiResult {
-  const pending = unit.takeAttention(request.nexus) ?? sense("noSense");
+  const pending = unit.takeAttention(request.nexus) ?? sense(unit.notReady ?? "noSense");
   return dataInResult(encodeSense(pending, fields.desc), fields.allocationLength);
 }
 
@@ -125,17 +124,16 @@ export interface Surroundings {
 }
 
 export function primaryCommands(around: Surroundings): Command[] {
-  const passesAttentions = { passesAttentions: true };
+  const passesAttentions = { passesAttentions: true, withoutMedium: true };
   return [
     command(spc.testUnitReady, () => good),
     command(spc.requestSense, requestSense, passesAttentions),
     command(spc.inquiry, ({ unit, fields }) => inquiryResult(unit, around.names, fields), passesAttentions),
-    command(spc.modeSense6, ({ unit, fields }) => modeSense(unit, { ...fields, llbaa: false }, true)),
-    command(spc.modeSense10, ({ unit, fields }) => modeSense(unit, fields, false)),
     command(spc.reportLuns, ({ fields }) => reportLunsResult(around.luns(), fields), passesAttentions),
-    command(spc.reportSupportedOperationCodes, ({ unit, fields }) =>
-      reportSupported(around.table(unit), fields),
+    command(
+      spc.reportSupportedOperationCodes,
+      ({ unit, fields }) => reportSupported(around.table(unit), fields),
+      { withoutMedium: true },
     ),
-    command(preventAllowMediumRemoval, () => good),
   ];
 }

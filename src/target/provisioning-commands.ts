@@ -18,22 +18,27 @@ import {
 } from "./scsi-task.ts";
 import { failedResult } from "./volume-errors.ts";
 
-/** The most blocks of one WRITE SAME or UNMAP: 1 GiB of the larger block size. */
+/** The most blocks of one UNMAP: 1 GiB of the larger block size. */
 export const unmapBlocksMax = 262_144;
+/** The most blocks of one WRITE SAME: a multiple of 4 KiB that WRITE SAME (10) can say. */
+export const writeSameBlocksMax = 65_528;
 export const unmapDescriptorsMax = 256;
 const patternPieceBytes = MiB;
 
+interface WriteSame {
+  readonly logicalBlockAddress: number | bigint;
+  readonly numberOfLogicalBlocks: number;
+  readonly wrprotect: number;
+  readonly anchor: boolean;
+  readonly unmap: boolean;
+  readonly ndob: boolean;
+}
+
 async function writeSame(
-  call: Call<{
-    logicalBlockAddress: bigint;
-    numberOfLogicalBlocks: number;
-    wrprotect: number;
-    anchor: boolean;
-    unmap: boolean;
-    ndob: boolean;
-  }>,
+  { unit, request }: Call<unknown>,
+  fields: WriteSame,
+  lengthByte: number,
 ): Promise<ScsiResult> {
-  const { unit, request, fields } = call;
   if (fields.wrprotect !== 0) return invalidCdbField(1, 7);
   if (fields.anchor) return invalidCdbField(1, 4);
   const { blockBytes, blocks: capacity } = unit.volume.geometry;
@@ -42,8 +47,8 @@ async function writeSame(
   if (start === undefined) return outOfRange();
   const blocks = fields.numberOfLogicalBlocks === 0 ? capacity - start : fields.numberOfLogicalBlocks;
   if (rangeIn(unit, start, blocks) === undefined) return outOfRange();
-  if (blocks > unmapBlocksMax) return invalidCdbField(10);
-  if (unit.readonly) return checkCondition("writeProtected");
+  if (blocks > writeSameBlocksMax) return invalidCdbField(lengthByte);
+  if (unit.writeProtection) return checkCondition(unit.writeProtection);
   if (blocks === 0) return good;
   const pattern = fields.ndob ? Buffer.alloc(blockBytes) : joined(request.dataOut);
   if (pattern.length !== blockBytes) return checkCondition("invalidFieldInCdb");
@@ -71,7 +76,7 @@ async function unmap({
   fields,
 }: Call<{ anchor: boolean; parameterListLength: number }>): Promise<ScsiResult> {
   if (fields.anchor) return invalidCdbField(1, 0);
-  if (unit.readonly) return checkCondition("writeProtected");
+  if (unit.writeProtection) return checkCondition(unit.writeProtection);
   const { unmapParameterListHeader: header, unmapBlockDescriptor: descriptor } = sbc;
   if (fields.parameterListLength === 0) return good;
   const list = joined(request.dataOut).subarray(0, fields.parameterListLength);
@@ -148,7 +153,12 @@ async function getLbaStatus({
 }
 
 export const provisioningCommands: readonly Command[] = [
-  command(sbc.writeSame16, writeSame, { dataOutBytes: ({ ndob }, blockBytes) => (ndob ? 0 : blockBytes) }),
+  command(sbc.writeSame10, (call) => writeSame(call, { ...call.fields, ndob: false }, 7), {
+    dataOutBytes: (_, blockBytes) => blockBytes,
+  }),
+  command(sbc.writeSame16, (call) => writeSame(call, call.fields, 10), {
+    dataOutBytes: ({ ndob }, blockBytes) => (ndob ? 0 : blockBytes),
+  }),
   command(sbc.unmap, unmap, {
     dataOutBytes: ({ parameterListLength }) => parameterListLength,
     offered: (unit) => unit.volume.traits.thin,

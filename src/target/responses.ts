@@ -71,7 +71,7 @@ export function sendResult(
   result.release?.();
   let data: Buffer[] | undefined;
   if (result.sense) {
-    const sense = encodeSense(result.sense);
+    const sense = encodeSense(result.sense, result.descriptorSense);
     const length = Buffer.alloc(2);
     length.writeUInt16BE(sense.length);
     data = [Buffer.concat([length, sense])];

@@ -19,6 +19,8 @@ export interface ScsiRequest {
 export interface ScsiResult {
   readonly status: number;
   readonly sense?: Sense;
+  /** The sense goes out in descriptor format (D_SENSE of the control mode page). */
+  readonly descriptorSense?: boolean;
   /** Everything that the command yields; the transport cuts it to what the initiator takes. */
   readonly dataIn?: readonly Buffer[];
   /** Bytes that the command would have transferred, where that is not what `dataIn` holds: for the residual. */

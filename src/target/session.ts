@@ -351,6 +351,10 @@ export class TargetSession {
   /** Goes on with a task: asks for data that is missing, or executes. */
   #advance(task: TargetTask): void {
     if (task.state !== "collecting" || task.aborted) return;
+    if (task.broken) {
+      this.#finish(task, checkCondition("protocolServiceCrcError"));
+      return;
+    }
     if (task.complete) {
       void this.#execute(task);
       return;

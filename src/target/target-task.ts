@@ -76,6 +76,8 @@ export class TargetTask {
   #nextDataSN = 0;
   /** Between the header of a Data-Out and the last byte of its data. */
   #filling = false;
+  /** A Data-Out was out of sequence: what still comes is thrown away, and the command fails when its burst ends. */
+  #outOfSequence = false;
 
   constructor(start: TaskStart, pool: BufferPool) {
     this.#pool = pool;
@@ -102,6 +104,11 @@ export class TargetTask {
 
   get dataOut(): readonly Buffer[] {
     return this.#received > this.#keepBytes ? slicesOf(this.#pieces, 0, this.#keepBytes) : this.#pieces;
+  }
+
+  /** Data was lost or doubled on its way: the command can't be carried out (RFC 7143, 7.9). */
+  get broken(): boolean {
+    return this.#outOfSequence && this.quiet;
   }
 
   /** All Data-Out that the command can have is here. */
@@ -140,14 +147,18 @@ export class TargetTask {
     return { bufferOffset: this.#received, length, r2tSN: this.r2tCount++ };
   }
 
-  /** Where the data of a Data-Out goes; nothing is taken before its header was found right. */
-  placeDataOut(header: ReturnType<typeof dataOutPdu.decode>, length: number): Buffer {
+  /**
+   * Where the data of a Data-Out goes; nothing is taken before its header was found right. Undefined for what is thrown
+   * away.
+   */
+  placeDataOut(header: ReturnType<typeof dataOutPdu.decode>, length: number): Buffer | undefined {
     const { targetTransferTag, bufferOffset, dataSN, final } = header;
     const end = bufferOffset + length;
+    if (dataSN !== this.#nextDataSN) this.#outOfSequence = true;
+    if (this.#outOfSequence) return undefined;
     if (bufferOffset !== this.#received) {
       throw violation(`Data-Out at ${bufferOffset} where ${this.#received} was due`);
     }
-    if (dataSN !== this.#nextDataSN) throw violation(`DataSN ${dataSN} where ${this.#nextDataSN} was due`);
     if (targetTransferTag === noTag) return this.#placeUnsolicited(end, length);
     if (header.lun !== this.start.lun) throw violation("Data-Out for another LUN");
     const burst = this.#burst;

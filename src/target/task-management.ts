@@ -27,7 +27,7 @@ async function resetUnit(session: TargetSession, unit: LogicalUnit, cmdSN: numbe
   const { host } = session;
   session.abortEarly(cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
   await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
-  unit.raiseAttention("deviceReset");
+  unit.reset();
 }
 
 /** Carries a function out; the response code. */

@@ -4,10 +4,11 @@
 import * as data from "../scsi/inquiry-data.ts";
 import { blockLimits, logicalBlockProvisioning } from "../scsi/sbc-commands.ts";
 import { vendorPageCode } from "../scsi/vendor-commands.ts";
+import { compareAndWriteBlocksMax } from "./atomic-commands.ts";
 import { transferBytesMax } from "./block-commands.ts";
 import { vendorPageOf } from "./digest-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
-import { unmapBlocksMax, unmapDescriptorsMax } from "./provisioning-commands.ts";
+import { unmapBlocksMax, unmapDescriptorsMax, writeSameBlocksMax } from "./provisioning-commands.ts";
 
 /** Names that every page of this target shows. */
 export interface TargetNames {
@@ -22,10 +23,11 @@ const productIdentification = "VOLUME";
 const versionDescriptors = [0x00a0, 0x0460, 0x04c0, 0x0960];
 
 /** Standard INQUIRY data; for a LUN without a unit with PERIPHERAL QUALIFIER 3. */
-export function standardInquiryData(names: TargetNames, present: boolean): Buffer {
+export function standardInquiryData(names: TargetNames, unit: LogicalUnit | undefined): Buffer {
   const head = data.standardInquiry.encode({
-    peripheralQualifier: present ? 0 : 3,
-    peripheralDeviceType: present ? 0 : 0x1f,
+    peripheralQualifier: unit ? 0 : 3,
+    peripheralDeviceType: unit ? 0 : 0x1f,
+    rmb: unit?.removable ?? false,
     version: 6, // SPC-4
     hiSup: true,
     responseDataFormat: 2,
@@ -96,13 +98,14 @@ function blockLimitsPage(unit: LogicalUnit): Buffer {
   return blockLimits
     .encode({
       optimalTransferLengthGranularity: 4096 / blockBytes,
+      maximumCompareAndWriteLength: compareAndWriteBlocksMax,
       maximumTransferLength: transferBytesMax / blockBytes,
       optimalTransferLength: (1024 * 1024) / blockBytes,
       maximumUnmapLbaCount: thin ? unmapBlocksMax : 0,
       maximumUnmapBlockDescriptorCount: thin ? unmapDescriptorsMax : 0,
       optimalUnmapGranularity: thin ? 4096 / blockBytes : 0,
       ugavalid: thin,
-      maximumWriteSameLength: BigInt(unmapBlocksMax),
+      maximumWriteSameLength: BigInt(writeSameBlocksMax),
     })
     .subarray(4);
 }
@@ -116,7 +119,7 @@ function blockDeviceCharacteristics(): Buffer {
 function provisioningPage(unit: LogicalUnit): Buffer {
   const { thin } = unit.volume.traits;
   return logicalBlockProvisioning
-    .encode({ lbpu: thin, lbpws: thin, lbprz: thin ? 1 : 0, provisioningType: thin ? 2 : 0 })
+    .encode({ lbpu: thin, lbpws: thin, lbpws10: thin, lbprz: thin ? 1 : 0, provisioningType: thin ? 2 : 0 })
     .subarray(4);
 }
 

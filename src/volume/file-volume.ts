@@ -37,15 +37,15 @@ export const fileBlockBytesDefault = 512;
 
 export class FileVolume implements Volume {
   readonly name: string;
-  readonly geometry: Geometry;
   readonly identity: VolumeIdentity;
   readonly traits: VolumeTraits;
   readonly traffic = noTraffic;
   readonly #file: BlockFile;
+  #geometry: Geometry;
 
   private constructor(name: string, file: BlockFile, geometry: Geometry, identity: VolumeIdentity) {
     this.name = name;
-    this.geometry = geometry;
+    this.#geometry = geometry;
     this.identity = identity;
     this.#file = file;
     this.traits = {
@@ -92,6 +92,28 @@ export class FileVolume implements Volume {
       file.close();
       throw error;
     }
+  }
+
+  get geometry(): Geometry {
+    return this.#geometry;
+  }
+
+  /** Whole blocks count; a path where another file lies by now changes nothing. */
+  async remeasure(): Promise<boolean> {
+    let bytes: number;
+    try {
+      await using now = await BlockFile.open(this.name, false);
+      if (now.device !== this.#file.device || now.inode !== this.#file.inode) return false;
+      bytes = now.bytes;
+    } catch (error) {
+      if (error instanceof SystemError) return false;
+      throw error;
+    }
+    const { blockBytes } = this.#geometry;
+    const blocks = Math.floor(bytes / blockBytes);
+    if (blocks === 0 || blocks === this.#geometry.blocks) return false;
+    this.#geometry = { blockBytes, blocks };
+    return true;
   }
 
   get blockDevice(): boolean {

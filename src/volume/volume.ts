@@ -87,6 +87,7 @@ export interface CompareAnswer {
 export interface Volume extends AsyncDisposable {
   /** As it was given, without secrets. */
   readonly name: string;
+  /** As it was when the volume was opened, or measured last. */
   readonly geometry: Geometry;
   readonly identity: VolumeIdentity;
   readonly traits: VolumeTraits;
@@ -123,6 +124,9 @@ export interface Volume extends AsyncDisposable {
 
   /** Verdict: which extents' encoded values differ from `values`, `width` bytes each. */
   compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer>;
+
+  /** Looks whether the volume has grown or shrunk, which `geometry` tells then; absent where nobody serves it. */
+  remeasure?(): Promise<boolean>;
 
   /** Something that changes whenever the volume may have been written to, or undefined where that can't be told. */
   changeMark(): Promise<string | undefined>;

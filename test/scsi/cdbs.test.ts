@@ -2,6 +2,7 @@
 import { describe, expect, test } from "vitest";
 import type { Field, Layout } from "../../src/base/layout.ts";
 import * as sbc from "../../src/scsi/sbc-commands.ts";
+import * as medium from "../../src/scsi/sbc-medium-commands.ts";
 import * as spc from "../../src/scsi/spc-commands.ts";
 
 type AnyLayout = Layout<Record<string, Field<unknown>>>;
@@ -39,7 +40,7 @@ const byHand: Vector[] = [
       allocationLength: 1024,
     },
   ],
-  [spc.preventAllowMediumRemoval, "1e 000000 01 00", { prevent: 1 }],
+  [medium.preventAllowMediumRemoval, "1e 000000 01 00", { prevent: 1 }],
   [
     sbc.read6,
     "08 12 3456 07 00",
@@ -113,7 +114,7 @@ const byHand: Vector[] = [
     { startingLogicalBlockAddress: 0x0102030405060708n, allocationLength: 0x218 },
   ],
   [
-    sbc.startStopUnit,
+    medium.startStopUnit,
     "1b 01 00 02 37 00",
     { immed: true, powerConditionModifier: 2, powerCondition: 3, noFlush: true, loej: true, start: true },
   ],

@@ -46,7 +46,7 @@ const page = (code: number, unit = unitOf(512, true)) => vpdPage(code, unit, nam
 
 describe("what the target says, as sg_inq and sg_vpd read it", () => {
   test("standard INQUIRY data", () => {
-    const words = read("sg_inq", standardInquiryData(names, true), "-d");
+    const words = read("sg_inq", standardInquiryData(names, unitOf(512, true)), "-d");
     expect(words).toMatch(/PQual=0.*PDT=0.*version=0x06/s);
     expect(words).toMatch(/HiSUP=1.*Resp_data_format=2/s);
     expect(words).toMatch(/CmdQue=1/);
@@ -55,7 +55,7 @@ describe("what the target says, as sg_inq and sg_vpd read it", () => {
     expect(words).toMatch(/Product identification: VOLUME/);
     expect(words).toMatch(/Product revision level: 0\.1/);
     expect(words).toMatch(/SAM-5.*SPC-4.*SBC-3.*iSCSI/s);
-    expect(read("sg_inq", standardInquiryData(names, false))).toMatch(/PQual=3/);
+    expect(read("sg_inq", standardInquiryData(names, undefined))).toMatch(/PQual=3/);
   });
 
   test("00h: all pages, in order, and each of them is there", () => {

@@ -19,17 +19,20 @@ const uuid = "12345678-9abc-4def-8123-456789abcdef";
 const nexus = { key: "one", initiatorName: "iqn.2026-11.x:one", from: "here" };
 const blocks = 4096;
 
+const volumes = new WeakMap<DeviceServer, MemoryVolume>();
+
 function serverOf(thin: boolean, readonly = false): DeviceServer {
   const volume = new MemoryVolume("memory", bytesOf(randomOf(1), blocks * 512), 512, { thin });
   const server = new DeviceServer(names, [
     new LogicalUnit(0, volume, { readonly, uuid, clock: systemClock }),
   ]);
+  volumes.set(server, volume);
   server.nexusBegan(nexus);
   server.unit(0n)!.takeAttention(nexus);
   return server;
 }
 
-const volumeOf = (server: DeviceServer) => server.unit(0n)!.volume as MemoryVolume;
+const volumeOf = (server: DeviceServer) => volumes.get(server)!;
 
 async function execute(server: DeviceServer, cdb: Buffer, dataOut: Buffer[] = [], dataInBytesMax = 65536) {
   const whole = Buffer.alloc(Math.max(16, cdb.length));

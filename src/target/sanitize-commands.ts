@@ -1,0 +1,111 @@
+// SANITIZE: everything that the unit holds is destroyed.
+//
+// Guarantees: while it goes on, commands that need the medium are refused, and so they are after it failed, until
+// another SANITIZE succeeds, or EXIT FAILURE MODE is sent where AUSE had allowed it; at the end the medium holds what
+// it was overwritten with. CRYPTOGRAPHIC ERASE is not offered, as nothing is encrypted here. What goes on does not
+// survive a restart of the target.
+//
+// Source: SBC-3, 4.11 and 5.24.
+import { MiB } from "../base/units.ts";
+import * as sbc from "../scsi/sbc-medium-commands.ts";
+import { type Call, type Command, command } from "./command-table.ts";
+import { checkCondition, good, invalidCdbField, joined, type ScsiResult } from "./scsi-task.ts";
+import type { ExclusiveVolume } from "./unit-volume.ts";
+import { failedResult } from "./volume-errors.ts";
+
+const pieceBytes = MiB;
+
+interface Fields {
+  readonly immed: boolean;
+  readonly ause: boolean;
+  readonly parameterListLength: number;
+}
+
+/** Calls `action` for one piece of the unit after another. */
+async function eachPiece(
+  capacity: number,
+  pieceBlocks: number,
+  action: (lba: number, blocks: number) => Promise<void>,
+): Promise<void> {
+  for (let lba = 0; lba < capacity; lba += pieceBlocks) {
+    await action(lba, Math.min(pieceBlocks, capacity - lba));
+  }
+}
+
+/** Destroys the data by `erase`, in the background where IMMED asks for it. */
+async function sanitize(
+  { unit, fields }: Call<Fields>,
+  erase: (volume: ExclusiveVolume) => Promise<void>,
+): Promise<ScsiResult> {
+  if (unit.notReady && unit.sanitize.state !== "failed") return checkCondition(unit.notReady);
+  if (unit.writeProtection) return checkCondition(unit.writeProtection);
+  unit.sanitize = { state: "under way", exitAllowed: fields.ause };
+  const work = (async (): Promise<ScsiResult> => {
+    try {
+      await unit.volume.exclusively(0, unit.volume.geometry.blocks, erase);
+      await unit.volume.flush();
+      unit.sanitize = { state: "none", exitAllowed: false };
+      return good;
+    } catch (error) {
+      unit.sanitize = { state: "failed", exitAllowed: fields.ause };
+      return failedResult(error, "write");
+    }
+  })();
+  return fields.immed ? good : work;
+}
+
+function blockErase(call: Call<Fields>): Promise<ScsiResult> | ScsiResult {
+  if (call.fields.parameterListLength !== 0) return invalidCdbField(7);
+  const { blocks, blockBytes } = call.unit.volume.geometry;
+  return sanitize(call, (volume) =>
+    eachPiece(blocks, (1024 * MiB) / blockBytes, (lba, count) => volume.zero(lba, count, { unmap: true })),
+  );
+}
+
+async function overwrite(call: Call<Fields>): Promise<ScsiResult> {
+  const { unit, request, fields } = call;
+  const { blocks, blockBytes } = unit.volume.geometry;
+  const header = sbc.sanitizeOverwriteHeader;
+  const listBytes = fields.parameterListLength;
+  if (listBytes <= header.bytes || listBytes > header.bytes + blockBytes) return invalidCdbField(7);
+  const list = joined(request.dataOut);
+  if (list.length < listBytes) return checkCondition("parameterListLengthError");
+  const { invert, overwriteCount, initializationPatternLength } = header.decode(list);
+  const pattern = list.subarray(header.bytes, header.bytes + initializationPatternLength);
+  // Both are fields of the parameter list; SBC-3, 5.24.2.2 wants INVALID FIELD IN CDB for them all the same.
+  const wrongLength =
+    initializationPatternLength === 0 || initializationPatternLength > listBytes - header.bytes;
+  if (overwriteCount === 0 || wrongLength) return invalidCdbField(7);
+  return sanitize(call, async (volume) => {
+    // The pattern begins anew in every block.
+    const block = Buffer.alloc(blockBytes, pattern);
+    const inverted = Buffer.from(block.map((byte) => byte ^ 0xff));
+    const pieceBlocks = pieceBytes / blockBytes;
+    for (let pass = 1; pass <= overwriteCount; pass++) {
+      const piece = Buffer.alloc(pieceBytes, invert && pass % 2 === 0 ? inverted : block);
+      await eachPiece(blocks, pieceBlocks, (lba, count) =>
+        volume.write(lba, [piece.subarray(0, count * blockBytes)]),
+      );
+      await unit.volume.flush(); // every pass reaches the medium
+    }
+  });
+}
+
+function exitFailureMode({ unit, fields }: Call<Fields>): ScsiResult {
+  if (fields.parameterListLength !== 0) return invalidCdbField(7);
+  if (unit.sanitize.state === "failed") {
+    if (!unit.sanitize.exitAllowed) return checkCondition("sanitizeFailed");
+    unit.sanitize = { state: "none", exitAllowed: false };
+  }
+  return good;
+}
+
+export const sanitizeCommands: readonly Command[] = [
+  command(sbc.sanitizeOverwrite, overwrite, {
+    dataOutBytes: ({ parameterListLength }) => parameterListLength,
+    withoutMedium: true,
+    strict: true,
+  }),
+  command(sbc.sanitizeBlockErase, blockErase, { withoutMedium: true, strict: true }),
+  command(sbc.sanitizeExitFailureMode, exitFailureMode, { withoutMedium: true, strict: true }),
+];
