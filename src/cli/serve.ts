@@ -227,16 +227,20 @@ async function serve(options: ServeOptions): Promise<number> {
 /** Looks every few seconds whether a volume has grown or shrunk: initiators are told then. */
 function watchSizes(units: readonly LogicalUnit[]): Disposable {
   let over = false;
+  const watch = () => systemClock.after(sizeWatchMs, () => void look());
   const look = async () => {
     for (const unit of units) {
       if (await unit.remeasure()) {
         const { blocks, blockBytes } = unit.volume.geometry;
-        logLine("info", `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`);
+        logLine(
+          "info",
+          `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`,
+        );
       }
     }
-    if (!over) timer = systemClock.after(sizeWatchMs, look);
+    if (!over) timer = watch();
   };
-  let timer = systemClock.after(sizeWatchMs, look);
+  let timer = watch();
   return {
     [Symbol.dispose]() {
       over = true;

@@ -70,10 +70,10 @@ async function compareAndWrite(call: Call<Fields>, pool: BufferPool): Promise<Sc
   const lba = checked(call, 13, transferBytesMax);
   if (typeof lba !== "number") return lba;
   const bytes = call.fields.length * call.unit.volume.geometry.blockBytes;
+  // Two instances of the data: what is expected, then what is to be written. Any other amount is a mistake.
+  const { dataOut, dataOutBytesAnnounced } = call.request;
+  if (dataOutBytesAnnounced !== 2 * bytes || lengthOf(dataOut) !== 2 * bytes) return invalidCdbField(13);
   if (bytes === 0) return good;
-  // Two instances of the data: what is expected, then what is to be written.
-  const { dataOut } = call.request;
-  if (lengthOf(dataOut) !== 2 * bytes) return invalidCdbField(13);
   const verifyInstance = joined(slicesOf(dataOut, 0, bytes));
   const writeInstance = joined(slicesOf(dataOut, bytes, bytes));
   const decide = (found: Buffer) => {
@@ -101,7 +101,6 @@ export function atomicCommands(pool: BufferPool): Command[] {
   const bytesOf = ({ length }: Fields, blockBytes: number) => Math.min(transferBytesMax, length * blockBytes);
   return [
     command(sbc.compareAndWrite, (call) => compareAndWrite(call, pool), {
-      // Whatever is announced is fetched up to the most that can be right, so that a wrong amount is seen.
       dataOutBytes: ({ length }, blockBytes) => 2 * length * blockBytes,
     }),
     command(sbc.orWrite16, (call) => orWrite(call, pool), { dataOutBytes: bytesOf }),

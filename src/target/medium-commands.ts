@@ -16,10 +16,11 @@ async function startStop({
   request,
   fields,
 }: Call<{ powerCondition: number; noFlush: boolean; loej: boolean; start: boolean }>): Promise<ScsiResult> {
+  if (unit.sanitize.state === "under way") return checkCondition("sanitizeInProgress");
   // With a power condition LOEJ and START are ignored; the unit is always active (SBC-3, table 88).
   if (fields.powerCondition !== 0) return good;
   if (fields.loej && !unit.removable) return invalidCdbField(4, 1);
-  if (fields.loej && !fields.start && unit.removalPrevented) return checkCondition("mediumRemovalPrevented");
+  if (fields.loej && unit.removalPrevented) return checkCondition("mediumRemovalPrevented");
   const flushes = !fields.start && unit.notReady === undefined && !unit.readonly;
   if (flushes && (!fields.noFlush || fields.loej)) {
     try {

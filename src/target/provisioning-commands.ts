@@ -51,7 +51,9 @@ async function writeSame(
   if (unit.writeProtection) return checkCondition(unit.writeProtection);
   if (blocks === 0) return good;
   const pattern = fields.ndob ? Buffer.alloc(blockBytes) : joined(request.dataOut);
-  if (pattern.length !== blockBytes) return checkCondition("invalidFieldInCdb");
+  const wanted = fields.ndob ? 0 : blockBytes;
+  if (pattern.length !== blockBytes || request.dataOutBytesAnnounced !== wanted)
+    return checkCondition("invalidFieldInCdb");
   try {
     if (pattern.every((byte) => byte === 0)) await unit.volume.zero(start, blocks, { unmap: fields.unmap });
     else await writePattern(unit, start, blocks, pattern);

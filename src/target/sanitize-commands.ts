@@ -34,7 +34,7 @@ async function eachPiece(
 
 /** Destroys the data by `erase`, in the background where IMMED asks for it. */
 async function sanitize(
-  { unit, fields }: Call<Fields>,
+  { unit, request, fields }: Call<Fields>,
   erase: (volume: ExclusiveVolume) => Promise<void>,
 ): Promise<ScsiResult> {
   if (unit.notReady && unit.sanitize.state !== "failed") return checkCondition(unit.notReady);
@@ -51,7 +51,12 @@ async function sanitize(
       return failedResult(error, "write");
     }
   })();
-  return fields.immed ? good : work;
+  if (fields.immed) return good;
+  // Aborting the task ends the waiting for it, not the operation (SBC-3, 4.11.2).
+  const aborted = new Promise<ScsiResult>((resolve) => {
+    request.signal.addEventListener("abort", () => resolve(checkCondition("commandAborted")), { once: true });
+  });
+  return Promise.race([work, aborted]);
 }
 
 function blockErase(call: Call<Fields>): Promise<ScsiResult> | ScsiResult {

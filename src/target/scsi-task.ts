@@ -11,6 +11,8 @@ export interface ScsiRequest {
   readonly cdb: Buffer;
   /** What arrived of the Data-Out. */
   readonly dataOut: readonly Buffer[];
+  /** How much Data-Out the initiator announced; more than arrived where the command takes less. */
+  readonly dataOutBytesAnnounced: number;
   /** The most Data-In that the initiator takes. */
   readonly dataInBytesMax: number;
   readonly signal: AbortSignal;

@@ -410,6 +410,7 @@ export class TargetSession {
         lun: task.start.lun,
         cdb: task.start.cdb,
         dataOut: task.dataOut,
+        dataOutBytesAnnounced: task.start.write ? task.start.expectedDataTransferLength : 0,
         dataInBytesMax: task.start.read ? task.start.expectedDataTransferLength : 0,
         signal: task.abort.signal,
       });

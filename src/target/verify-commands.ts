@@ -101,9 +101,11 @@ async function writeAndVerify({ unit, request, fields }: Call<Fields>, pool: Buf
   const transferBytes = blocks * unit.volume.geometry.blockBytes;
   if (transferBytes > transferBytesMax) return invalidCdbField(lengthByte);
   if (unit.writeProtection) return checkCondition(unit.writeProtection);
-  if (blocks === 0) return good;
-  if (lengthOf(request.dataOut) < transferBytes) return invalidCdbField(lengthByte);
-  const pieces = slicesOf(request.dataOut, 0, transferBytes);
+  // As for WRITE: of less than the CDB says, the whole blocks are written and verified.
+  const arrived = Math.min(transferBytes, lengthOf(request.dataOut));
+  const written = Math.floor(arrived / unit.volume.geometry.blockBytes);
+  if (written === 0) return { status: status.good, transferBytes };
+  const pieces = slicesOf(request.dataOut, 0, written * unit.volume.geometry.blockBytes);
   try {
     await unit.volume.write(lba, pieces, { durable: true });
   } catch (error) {
@@ -111,7 +113,7 @@ async function writeAndVerify({ unit, request, fields }: Call<Fields>, pool: Buf
   }
   const dataOut = bytchk === compareAll ? joined(pieces) : undefined;
   try {
-    const found = await eachPiece(unit, lba, blocks, pool, request.signal, (piece, offset) => {
+    const found = await eachPiece(unit, lba, written, pool, request.signal, (piece, offset) => {
       const at = dataOut ? firstDifference(piece, expected(dataOut, offset, piece.length)) : -1;
       return at < 0 ? undefined : checkCondition("miscompare", { information: offset + at });
     });

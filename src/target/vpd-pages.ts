@@ -113,6 +113,7 @@ function blockLimitsPage(unit: LogicalUnit): Buffer {
 function blockDeviceCharacteristics(): Buffer {
   const body = Buffer.alloc(60);
   body.writeUInt16BE(1, 0); // MEDIUM ROTATION RATE: not rotating
+  body[3] = 0x40; // WABEREQ: what was erased by SANITIZE can be read
   return body;
 }
 

@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import type { Field, Layout } from "../../src/base/layout.ts";
 import * as sbc from "../../src/scsi/sbc-commands.ts";
 import * as medium from "../../src/scsi/sbc-medium-commands.ts";
+import * as verify from "../../src/scsi/sbc-verify-commands.ts";
 import * as spc from "../../src/scsi/spc-commands.ts";
 
 type AnyLayout = Layout<Record<string, Field<unknown>>>;
@@ -40,6 +41,77 @@ const byHand: Vector[] = [
       allocationLength: 1024,
     },
   ],
+  [spc.modeSelect6, "15 11 0000 18 00", { pf: true, sp: true, parameterListLength: 24 }],
+  [spc.modeSelect10, "55 12 0000000000 0123 00", { pf: true, rtd: true, parameterListLength: 0x123 }],
+  [
+    sbc.writeSame10,
+    "41 28 01020304 05 0607 00",
+    { wrprotect: 1, unmap: true, ...lba32, groupNumber: 5, numberOfLogicalBlocks: 0x607 },
+  ],
+  [
+    verify.verify10,
+    "2f 32 01020304 05 0607 00",
+    { protect: 1, dpo: true, bytchk: 1, ...lba32, groupNumber: 5, length: 0x607 },
+  ],
+  [
+    verify.verify12,
+    "af 06 01020304 05060708 09 00",
+    { bytchk: 3, ...lba32, length: 0x5060708, groupNumber: 9 },
+  ],
+  [
+    verify.verify16,
+    "8f 02 0102030405060708 090a0b0c 0d 00",
+    { bytchk: 1, ...lba64, length: 0x90a0b0c, groupNumber: 13 },
+  ],
+  [
+    verify.writeAndVerify10,
+    "2e 02 01020304 05 0607 00",
+    { bytchk: 1, ...lba32, groupNumber: 5, length: 0x607 },
+  ],
+  [
+    verify.writeAndVerify12,
+    "ae 10 01020304 05060708 09 00",
+    { dpo: true, ...lba32, length: 0x5060708, groupNumber: 9 },
+  ],
+  [
+    verify.writeAndVerify16,
+    "8e e0 0102030405060708 090a0b0c 0d 00",
+    { protect: 7, ...lba64, length: 0x90a0b0c, groupNumber: 13 },
+  ],
+  [
+    verify.compareAndWrite,
+    "89 18 0102030405060708 000000 0c 0d 00",
+    { dpo: true, fua: true, ...lba64, length: 12, groupNumber: 13 },
+  ],
+  [
+    verify.orWrite16,
+    "8b 08 0102030405060708 090a0b0c 0d 00",
+    { fua: true, ...lba64, length: 0x90a0b0c, groupNumber: 13 },
+  ],
+  [
+    verify.writeAtomic16,
+    "9c 08 0102030405060708 090a 0b0c 0d 00",
+    { fua: true, ...lba64, atomicBoundary: 0x90a, length: 0xb0c, groupNumber: 13 },
+  ],
+  [medium.preFetch10, "34 02 01020304 05 0607 00", { immed: true, ...lba32, groupNumber: 5, length: 0x607 }],
+  [
+    medium.preFetch16,
+    "90 02 0102030405060708 090a0b0c 0d 00",
+    { immed: true, ...lba64, length: 0x90a0b0c, groupNumber: 13 },
+  ],
+  [
+    medium.readDefectData10,
+    "37 00 1d 00000000 0123 00",
+    { reqPlist: true, reqGlist: true, defectListFormat: 5, allocationLength: 0x123 },
+  ],
+  [
+    medium.readDefectData12,
+    "b7 0c 01020304 05060708 00 00",
+    { reqGlist: true, defectListFormat: 4, addressDescriptorIndex: 0x1020304, allocationLength: 0x5060708 },
+  ],
+  [medium.sanitizeOverwrite, "48 81 0000000000 0204 00", { immed: true, parameterListLength: 0x204 }],
+  [medium.sanitizeBlockErase, "48 22 0000000000 0000 00", { ause: true }],
+  [medium.sanitizeExitFailureMode, "48 1f 0000000000 0000 00", {}],
   [medium.preventAllowMediumRemoval, "1e 000000 01 00", { prevent: 1 }],
   [
     sbc.read6,
@@ -188,9 +260,9 @@ describe.each([
 });
 
 test("every CDB of SPC and SBC has a vector", () => {
-  const cdbs = [...Object.values(spc), ...Object.values(sbc)].filter(
-    (each) => "operationCode" in each.fields,
-  );
+  const cdbs = [spc, sbc, medium, verify]
+    .flatMap((each) => Object.values(each))
+    .filter((each) => "operationCode" in each.fields);
   const seen = new Set(byHand.map(([layout]) => layout));
   expect(cdbs.filter((each) => !seen.has(each)).map((each) => each.name)).toEqual([]);
 });

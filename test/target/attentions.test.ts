@@ -105,6 +105,7 @@ describe("a device server", () => {
         lun: more.lun ?? 0n,
         cdb: Buffer.concat([cdb, Buffer.alloc(Math.max(0, 16 - cdb.length))]),
         dataOut: more.dataOut ?? [],
+        dataOutBytesAnnounced: 0,
         dataInBytesMax: 4096,
         signal: more.signal ?? new AbortController().signal,
       });

@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { lengthOf } from "../../src/base/bytes.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import * as sbc from "../../src/scsi/sbc-commands.ts";
 import { condition } from "../../src/scsi/sense.ts";
@@ -38,7 +39,16 @@ async function execute(server: DeviceServer, cdb: Buffer, dataOut: Buffer[] = []
   const whole = Buffer.alloc(Math.max(16, cdb.length));
   cdb.copy(whole);
   const { signal } = new AbortController();
-  return server.execute({ nexus, lun: 0n, cdb: whole, dataOut, dataInBytesMax, signal });
+  const dataOutBytesAnnounced = lengthOf(dataOut);
+  return server.execute({
+    nexus,
+    lun: 0n,
+    cdb: whole,
+    dataOut,
+    dataOutBytesAnnounced,
+    dataInBytesMax,
+    signal,
+  });
 }
 
 const dataOf = (result: ScsiResult) => {
@@ -75,7 +85,7 @@ const oneOf = (code: number, action: number, reportingOptions: number) =>
     allocationLength: 512,
   });
 
-const actionCodes = [0x7f, 0x9e, 0x9f, 0xa3, 0xa4, 0xd1];
+const actionCodes = [0x48, 0x7f, 0x9e, 0x9f, 0xa3, 0xa4, 0xd1];
 /** RECEIVE waits for its SUBMIT. */
 const waits = (code: number, action: number | undefined) =>
   (code === 0xd1 && action === 2) || (code === 0x7f && action === 0xf803);

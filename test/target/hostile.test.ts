@@ -213,17 +213,6 @@ describe("in full-feature phase", () => {
       [["InitialR2T", "No"]],
     ],
     [
-      "a wrong DataSN",
-      (raw) => {
-        const initiatorTaskTag = raw.sendCommand(writeCdb, { ...writes, final: false });
-        raw.send(
-          wire.dataOutPdu.encode({ initiatorTaskTag, targetTransferTag: wire.noTag, dataSN: 3 }),
-          Buffer.alloc(512),
-        );
-      },
-      [["InitialR2T", "No"]],
-    ],
-    [
       "a task tag that is in use",
       (raw) => {
         raw.sendCommand(writeCdb, { ...writes, initiatorTaskTag: 5 });
@@ -279,6 +268,20 @@ describe("in full-feature phase", () => {
     await raw.ended();
     const reason = aborted(raw);
     if (reason !== undefined) expect([2, 4, 7, 9]).toContain(reason);
+    await othersAreServed();
+  });
+
+  test("data out of sequence fails its command, and the session goes on", async () => {
+    await using raw = await login([["InitialR2T", "No"]]);
+    const initiatorTaskTag = raw.sendCommand(writeCdb, { ...writes, final: false });
+    const dataOut = { initiatorTaskTag, targetTransferTag: wire.noTag };
+    raw.send(wire.dataOutPdu.encode({ ...dataOut, dataSN: 3 }), Buffer.alloc(256));
+    raw.send(
+      wire.dataOutPdu.encode({ ...dataOut, dataSN: 4, bufferOffset: 256, final: true }),
+      Buffer.alloc(256),
+    );
+    const outcome = await raw.outcome();
+    expect(outcome.sense).toMatchObject({ key: 0xb, asc: 0x47, ascq: 5 });
     await othersAreServed();
   });
 
