@@ -1,13 +1,14 @@
-// COMPARE AND WRITE and ORWRITE: read, decide and write, with nobody in between.
+// COMPARE AND WRITE, ORWRITE and WRITE ATOMIC: read, decide and write, with nobody in between.
 //
 // Guarantees: no write of the range, by whichever command, falls between the reading and the writing; COMPARE AND WRITE
 // writes all of its blocks or, where one byte differs, none. It is what ESXi and cluster file systems lock by.
 //
-// Source: SBC-3, 5.2 and 5.7.
+// Source: SBC-3, 5.2 and 5.7; SBC-4, 4.29 and 5.43.
 import type { BufferPool } from "../base/buffer-pool.ts";
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { status } from "../scsi/command.ts";
 import * as sbc from "../scsi/sbc-verify-commands.ts";
+import { atomicBytesMax } from "./atomic-journal.ts";
 import { outOfRange, rangeIn, transferBytesMax } from "./block-commands.ts";
 import { type Call, type Command, command } from "./command-table.ts";
 import { checkCondition, good, invalidCdbField, joined, type ScsiResult } from "./scsi-task.ts";
@@ -97,11 +98,33 @@ async function orWrite(call: Call<Fields>, pool: BufferPool): Promise<ScsiResult
   return readThenWrite(call, pool, lba, decide, bytes);
 }
 
+/** All blocks or none of them, also when the power fails; they are on the medium then, FUA or not. */
+async function writeAtomic(call: Call<Fields & { atomicBoundary: number }>): Promise<ScsiResult> {
+  const { unit, request, fields } = call;
+  const lba = checked(call, 12, atomicBytesMax);
+  if (typeof lba !== "number") return lba;
+  if (fields.atomicBoundary !== 0) return invalidCdbField(10);
+  const bytes = fields.length * unit.volume.geometry.blockBytes;
+  if (bytes === 0) return good;
+  if (lengthOf(request.dataOut) < bytes) return invalidCdbField(12);
+  const pieces = slicesOf(request.dataOut, 0, bytes);
+  try {
+    await unit.volume.exclusively(lba, fields.length, (volume) => unit.journal!.write(volume, lba, pieces));
+    return { status: status.good, transferBytes: bytes };
+  } catch (error) {
+    return failedResult(error, "write");
+  }
+}
+
 export function atomicCommands(pool: BufferPool): Command[] {
   const bytesOf = ({ length }: Fields, blockBytes: number) => Math.min(transferBytesMax, length * blockBytes);
   return [
     command(sbc.compareAndWrite, (call) => compareAndWrite(call, pool), {
       dataOutBytes: ({ length }, blockBytes) => 2 * length * blockBytes,
+    }),
+    command(sbc.writeAtomic16, writeAtomic, {
+      dataOutBytes: bytesOf,
+      offered: (unit) => unit.journal !== undefined,
     }),
     command(sbc.orWrite16, (call) => orWrite(call, pool), { dataOutBytes: bytesOf }),
   ];

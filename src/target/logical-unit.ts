@@ -6,6 +6,7 @@ import type { Clock } from "../platform/clock.ts";
 import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { type Condition, type Sense, sense } from "../scsi/sense.ts";
 import type { Volume } from "../volume/volume.ts";
+import type { AtomicJournal } from "./atomic-journal.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
 import { ModeParameters } from "./mode-parameters.ts";
 import type { Nexus } from "./nexus.ts";
@@ -32,6 +33,8 @@ export class LogicalUnit {
   /** The medium can be ejected and loaded by START STOP UNIT. */
   readonly removable: boolean;
   readonly modes: ModeParameters;
+  /** What makes WRITE ATOMIC all or nothing; without one the command is not offered. */
+  readonly journal: AtomicJournal | undefined;
   /** 16 bytes. */
   readonly uuid: Buffer;
   readonly #clock: Clock;
@@ -47,11 +50,18 @@ export class LogicalUnit {
   constructor(
     lun: number,
     volume: Volume,
-    options: { readonly: boolean; removable?: boolean; uuid: string; clock: Clock },
+    options: {
+      readonly: boolean;
+      removable?: boolean;
+      journal?: AtomicJournal | undefined;
+      uuid: string;
+      clock: Clock;
+    },
   ) {
     this.lun = lun;
     this.volume = new UnitVolume(volume);
     this.readonly = options.readonly;
+    this.journal = options.journal;
     this.removable = options.removable ?? false;
     this.modes = new ModeParameters((writeCache) => {
       this.volume.writeCache = writeCache;

@@ -5,6 +5,7 @@ import * as data from "../scsi/inquiry-data.ts";
 import { blockLimits, logicalBlockProvisioning } from "../scsi/sbc-commands.ts";
 import { vendorPageCode } from "../scsi/vendor-commands.ts";
 import { compareAndWriteBlocksMax } from "./atomic-commands.ts";
+import { atomicBytesMax } from "./atomic-journal.ts";
 import { transferBytesMax } from "./block-commands.ts";
 import { vendorPageOf } from "./digest-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
@@ -106,6 +107,7 @@ function blockLimitsPage(unit: LogicalUnit): Buffer {
       optimalUnmapGranularity: thin ? 4096 / blockBytes : 0,
       ugavalid: thin,
       maximumWriteSameLength: BigInt(writeSameBlocksMax),
+      ...(unit.journal && { maximumAtomicTransferLength: atomicBytesMax / blockBytes }),
     })
     .subarray(4);
 }

@@ -15,6 +15,7 @@ import {
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  type WriteOptions,
 } from "../../src/volume/volume.ts";
 
 export class MemoryVolume implements Volume {
@@ -89,7 +90,7 @@ export class MemoryVolume implements Volume {
     (options.fresh ? this.medium : this.cache).copy(buffer, 0, lba * blockBytes);
   }
 
-  async write(lba: number, pieces: readonly Buffer[]): Promise<void> {
+  async write(lba: number, pieces: readonly Buffer[], options: WriteOptions = {}): Promise<void> {
     this.before("write");
     const { blockBytes } = this.geometry;
     const blocks = lengthOf(pieces) / blockBytes;
@@ -98,6 +99,8 @@ export class MemoryVolume implements Volume {
     if (blocks > this.room) throw new AgentError("no_space", `${this.name} is full`);
     this.room -= blocks;
     Buffer.concat(pieces).copy(this.cache, lba * blockBytes);
+    if (options.durable)
+      this.cache.copy(this.medium, lba * blockBytes, lba * blockBytes, (lba + blocks) * blockBytes);
     for (let at = lba; at < lba + blocks; at++) this.unreadable.delete(at); // written anew, a sector can be read
   }
 
