@@ -3,7 +3,7 @@ import { open, readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { afterAll, describe, expect, test } from "vitest";
 import { randomOf, volumeOf, writePair } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
-import { BadSectors, freePort, mountsWork, SmallDisk, Tgt } from "../support/machines.ts";
+import { freePort, mountsWork, SmallDisk, Tgt, withBadSector } from "../support/machines.ts";
 
 const MiB = 1024 * 1024;
 const probe = await WorkFolder.make();
@@ -29,7 +29,7 @@ describe.skipIf(!mountable)("bad sectors and full disks", () => {
     const lba = 3333;
     const extent = Math.floor(lba / 128);
     const { original, other } = await writePair(file, replica, 1, 4 * MiB, 40);
-    await using source = await BadSectors.of(file, folder.path, lba);
+    await using source = await withBadSector(file, folder.path, lba);
     await using target = await serve(["--lun", replica]);
     const compared = await lunsync(["compare", source.path, target.url, "--json"]);
     expect(compared.status).toBe(5);
@@ -52,7 +52,7 @@ describe.skipIf(!mountable)("bad sectors and full disks", () => {
     const [source, file] = [folder.file("source"), folder.file("replica")];
     const lba = 4242;
     const { original } = await writePair(source, file, 2, 4 * MiB, 40);
-    await using bad = await BadSectors.of(file, folder.path, lba);
+    await using bad = await withBadSector(file, folder.path, lba);
     await using target = await serve(["--lun", bad.path]);
     const compared = await lunsync(["compare", source, target.url, "--json"]);
     expect(compared.json().bad).toMatchObject([{ side: "replica", action: "read", lba }]);

@@ -22,8 +22,11 @@ export function listedCases(): Map<string, string[]> {
   return suites;
 }
 
-/** Runs `suite`, or one case of it (`Suite.Case`), on one or two paths to a LUN. Destroys the LUN's data. */
-export async function runSuite(suite: string, urls: readonly string[]): Promise<SuiteRun> {
+/**
+ * Runs `suite`, or one case of it (`Suite.Case`), on one or two paths to a LUN. Destroys the LUN's data. The tool is
+ * ended when it says `until`.
+ */
+export async function runSuite(suite: string, urls: readonly string[], until?: string): Promise<SuiteRun> {
   const child = spawn(
     "iscsi-test-cu",
     ["--dataloss", "--allow-sanitize", "-V", "-t", `ALL.${suite}`, ...urls],
@@ -36,6 +39,7 @@ export async function runSuite(suite: string, urls: readonly string[]): Promise<
     stream.setEncoding("utf8");
     stream.on("data", (text: string) => {
       output += text;
+      if (until !== undefined && output.includes(until)) child.kill();
     });
   }
   await new Promise((resolve) => child.on("close", resolve));

@@ -14,52 +14,30 @@ async function until(what: string, done: () => Promise<boolean>): Promise<void> 
   throw new Error(`timed out: ${what}`);
 }
 
-/** `file` seen through FUSE and nbdkit, where sectors are unreadable until they are written. */
-export class BadSectors implements AsyncDisposable {
+/** A file that nbdkit provides, through FUSE. */
+export class NbdFile implements AsyncDisposable {
   readonly path: string;
   readonly #mountPoint: string;
   readonly #process: ChildProcess;
 
-  private constructor(path: string, mountPoint: string, process: ChildProcess) {
-    this.path = path;
+  private constructor(mountPoint: string, process: ChildProcess) {
+    this.path = `${mountPoint}/disk`;
     this.#mountPoint = mountPoint;
     this.#process = process;
   }
 
-  /** `lba` counts sectors of 512 bytes. */
-  static async of(file: string, folder: string, lba: number): Promise<BadSectors> {
-    const mountPoint = `${folder}/bad-${lba}`;
+  /** The file appears in `mountPoint`, which is made; `plugin` are nbdkit's arguments. */
+  static async at(mountPoint: string, plugin: readonly string[]): Promise<NbdFile> {
     await mkdir(mountPoint);
-    const mended = `${folder}/mended-${lba}`;
-    const start = lba * 512;
-    const covers = `[ $4 -le ${start} ] && [ $(($4 + $3)) -ge ${start + 512} ]`;
-    const overlaps = `[ $4 -lt ${start + 512} ] && [ $(($4 + $3)) -gt ${start} ]`;
-    const copy = "dd iflag=skip_bytes,count_bytes,fullblock oflag=seek_bytes bs=128k status=none";
-    const process = spawn(
-      "nbdfuse",
-      [
-        `${mountPoint}/disk`,
-        "--command",
-        "nbdkit",
-        "-s",
-        "eval",
-        `get_size=stat -c %s ${file}`,
-        "can_write=true",
-        "can_flush=true",
-        "flush=true",
-        `pread=if ${overlaps} && [ ! -e ${mended} ]; then echo EIO bad sector >&2; exit 1; fi; ${copy} if=${file} skip=$4 count=$3`,
-        `pwrite=${copy} of=${file} seek=$4 conv=notrunc; if ${covers}; then touch ${mended}; fi`,
-      ],
-      { stdio: "inherit" },
-    );
-    const path = `${mountPoint}/disk`;
+    const args = [`${mountPoint}/disk`, "--command", "nbdkit", "-s", ...plugin];
+    const file = new NbdFile(mountPoint, spawn("nbdfuse", args, { stdio: "inherit" }));
     await until("nbdfuse", () =>
-      stat(path).then(
+      stat(file.path).then(
         () => true,
         () => false,
       ),
     );
-    return new BadSectors(path, mountPoint, process);
+    return file;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -67,6 +45,24 @@ export class BadSectors implements AsyncDisposable {
     await run("fusermount3", ["-u", this.#mountPoint]);
     await ended;
   }
+}
+
+/** `file` with sectors that are unreadable until they are written; `lba` counts sectors of 512 bytes. */
+export function withBadSector(file: string, folder: string, lba: number): Promise<NbdFile> {
+  const mended = `${folder}/mended-${lba}`;
+  const start = lba * 512;
+  const covers = `[ $4 -le ${start} ] && [ $(($4 + $3)) -ge ${start + 512} ]`;
+  const overlaps = `[ $4 -lt ${start + 512} ] && [ $(($4 + $3)) -gt ${start} ]`;
+  const copy = "dd iflag=skip_bytes,count_bytes,fullblock oflag=seek_bytes bs=128k status=none";
+  return NbdFile.at(`${folder}/bad-${lba}`, [
+    "eval",
+    `get_size=stat -c %s ${file}`,
+    "can_write=true",
+    "can_flush=true",
+    "flush=true",
+    `pread=if ${overlaps} && [ ! -e ${mended} ]; then echo EIO bad sector >&2; exit 1; fi; ${copy} if=${file} skip=$4 count=$3`,
+    `pwrite=${copy} of=${file} seek=$4 conv=notrunc; if ${covers}; then touch ${mended}; fi`,
+  ]);
 }
 
 /** A file system of `bytes` in memory. */
@@ -139,7 +135,7 @@ export async function mountsWork(folder: string): Promise<boolean> {
   try {
     await using disk = await SmallDisk.at(`${folder}/probe-disk`, 1 << 20);
     await writeFile(`${disk.path}/file`, "x".repeat(4096));
-    await using bad = await BadSectors.of(`${disk.path}/file`, folder, 1);
+    await using bad = await withBadSector(`${disk.path}/file`, folder, 1);
     return (await stat(bad.path)).size === 4096;
   } catch {
     return false;
