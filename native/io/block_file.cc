@@ -5,7 +5,10 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -95,6 +98,8 @@ int BlockFile::open(const std::string& path, bool writable) {
       if (::fcntl(fd_, F_OFD_SETLK, &lock) < 0) return errno == EACCES ? -EAGAIN : -errno;
     }
   }
+  struct statfs file_system;
+  memory_file_ = !block && ::fstatfs(fd_, &file_system) == 0 && file_system.f_type == TMPFS_MAGIC;
   const std::string self = "/proc/self/fd/" + std::to_string(fd_);
   direct_fd_ = ::open(self.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);  // -1: no direct I/O here
   return 0;
@@ -131,9 +136,37 @@ int BlockFile::read(uint64_t offset, iovec* iov, int count, bool direct) const {
   return 0;
 }
 
-int BlockFile::read_cached(uint64_t offset, void* data, size_t bytes) const {
-  iovec iov = {data, bytes};
-  const ssize_t n = ::preadv2(fd_, &iov, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+bool BlockFile::all_in_memory(uint64_t offset, uint64_t bytes) const {
+  // cachestat(2), since Linux 6.5; this C library has neither a wrapper nor its structures.
+  constexpr long kCachestat = 451;
+  struct {
+    uint64_t offset;
+    uint64_t bytes;
+  } range = {offset, bytes};
+  struct {
+    uint64_t cached;
+    uint64_t dirty;
+    uint64_t writeback;
+    uint64_t evicted;
+    uint64_t recently_evicted;
+  } pages = {};
+  if (::syscall(kCachestat, fd_, &range, &pages, 0) < 0) return false;
+  static const uint64_t page_bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  return pages.cached == (offset + bytes - 1) / page_bytes - offset / page_bytes + 1;
+}
+
+int BlockFile::read_cached(uint64_t offset, const iovec* iov, int count) const {
+  const size_t bytes = bytes_of(iov, count);
+  if (memory_file_ && !all_in_memory(offset, bytes)) return -EOPNOTSUPP;
+  const ssize_t n = ::preadv2(fd_, iov, count, static_cast<off_t>(offset), memory_file_ ? 0 : RWF_NOWAIT);
+  if (n == static_cast<ssize_t>(bytes)) return 0;
+  return n < 0 && errno == EOPNOTSUPP ? -EOPNOTSUPP : -EAGAIN;
+}
+
+int BlockFile::write_cached(uint64_t offset, const iovec* iov, int count) const {
+  const size_t bytes = bytes_of(iov, count);
+  if (memory_file_ && !all_in_memory(offset, bytes)) return -EAGAIN;
+  const ssize_t n = ::pwritev2(fd_, iov, count, static_cast<off_t>(offset), memory_file_ ? 0 : RWF_NOWAIT);
   if (n == static_cast<ssize_t>(bytes)) return 0;
   return n < 0 && errno == EOPNOTSUPP ? -EOPNOTSUPP : -EAGAIN;
 }

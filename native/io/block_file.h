@@ -53,8 +53,10 @@ class BlockFile {
   // logical block size, and the memory aligned to kDirectAlignment. Falls back to dropping the cached pages
   // first where the file system has no direct I/O.
   int read(uint64_t offset, iovec* iov, int iov_count, bool direct) const;
-  // Only what the page cache holds: -EAGAIN if reading would block.
-  int read_cached(uint64_t offset, void* data, size_t bytes) const;
+  // Only where it takes no waiting for a device: -EAGAIN if it would, -EOPNOTSUPP where this can't be told. A write
+  // that was refused may have been done in part: the whole of it is to be done again.
+  int read_cached(uint64_t offset, const iovec* iov, int iov_count) const;
+  int write_cached(uint64_t offset, const iovec* iov, int iov_count) const;
   int write(uint64_t offset, iovec* iov, int iov_count, bool durable) const;
   // Makes a range read as zeros: by unmapping it where that can be done, else by writing.
   int zero(uint64_t offset, uint64_t bytes, bool unmap) const;
@@ -78,10 +80,13 @@ class BlockFile {
 
  private:
   void drop_cached(uint64_t offset, uint64_t bytes) const;
+  bool all_in_memory(uint64_t offset, uint64_t bytes) const;
   int zero_by_writing(uint64_t offset, uint64_t bytes) const;
 
   int fd_ = -1;
   int direct_fd_ = -1;
+  // On tmpfs: its pages are the medium, unless they were swapped out.
+  bool memory_file_ = false;
   BlockFileInfo info_;
   std::atomic<bool> cache_distrusted_{false};
   mutable std::mutex known_data_mutex_;

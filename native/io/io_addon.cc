@@ -177,6 +177,45 @@ Napi::Value submit_io(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+// readNow(file, offset, buffer), writeNow(file, offset, buffers): what takes no waiting for a device is done on the
+// calling thread. 0: all of it was done; 1: it would have to wait; 2: nobody knows, for this file.
+constexpr int kNowDone = 0, kNowWaits = 1, kNowUnknown = 2;
+
+Napi::Value now_result(Napi::Env env, int result) {
+  return Napi::Number::New(env, result == 0 ? kNowDone : result == -EOPNOTSUPP ? kNowUnknown : kNowWaits);
+}
+
+Napi::Value read_now(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto file = file_argument(env, addon_of(info), unsigned_argument(info, 0, "readNow: no id"));
+  const uint64_t offset = unsigned_argument(info, 1, "readNow: no offset");
+  if (!info[2].IsTypedArray()) refuse(env, "readNow(file, offset, buffer)");
+  Napi::Uint8Array buffer = info[2].As<Napi::Uint8Array>();
+  const iovec iov = {buffer.Data(), buffer.ByteLength()};
+  if (iov.iov_len == 0) refuse(env, "readNow: nothing to read");
+  return now_result(env, file->read_cached(offset, &iov, 1));
+}
+
+Napi::Value write_now(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto file = file_argument(env, addon_of(info), unsigned_argument(info, 0, "writeNow: no id"));
+  const uint64_t offset = unsigned_argument(info, 1, "writeNow: no offset");
+  if (!info[2].IsArray()) refuse(env, "writeNow(file, offset, buffers)");
+  const Napi::Array buffers = info[2].As<Napi::Array>();
+  constexpr uint32_t kPiecesMax = 16;
+  iovec iov[kPiecesMax];
+  const uint32_t count = buffers.Length();
+  if (count == 0 || count > kPiecesMax) return now_result(env, -EAGAIN);
+  for (uint32_t i = 0; i < count; ++i) {
+    const Napi::Value value = buffers.Get(i);
+    if (!value.IsTypedArray()) refuse(env, "writeNow: a buffer is missing");
+    Napi::Uint8Array buffer = value.As<Napi::Uint8Array>();
+    iov[i].iov_base = buffer.Data();
+    iov[i].iov_len = buffer.ByteLength();
+  }
+  return now_result(env, file->write_cached(offset, iov, static_cast<int>(count)));
+}
+
 // compileDigest(operations: Uint8Array): { id, identifierBytes }
 Napi::Value compile_digest(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -282,6 +321,8 @@ void register_io(Napi::Env env, Napi::Object exports) {
   add("openFile", open_file);
   add("closeFile", close_file);
   add("submitIo", submit_io);
+  add("readNow", read_now);
+  add("writeNow", write_now);
   add("compileDigest", compile_digest);
   add("identify", identify);
 }

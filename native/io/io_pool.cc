@@ -56,7 +56,7 @@ Now execute_now(IoRequest& request, Completion* done) {
   if (request.kind != IoKind::read) return Now::unknown;
   if ((request.flags & kIoDirect) != 0) return Now::would_wait;
   if (request.iov.size() != 1) return Now::unknown;
-  const int result = request.file->read_cached(request.offset, request.iov[0].iov_base, request.iov[0].iov_len);
+  const int result = request.file->read_cached(request.offset, request.iov.data(), 1);
   if (result != 0) return result == -EOPNOTSUPP ? Now::unknown : Now::would_wait;
   *done = Completion();
   done->tag = request.tag;

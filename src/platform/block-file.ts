@@ -41,6 +41,8 @@ const addon = native as unknown as {
   openFile(path: string, writable: boolean): Promise<OpenResult>;
   closeFile(id: number): void;
   submitIo(operations: Float64Array, buffers: readonly Uint8Array[]): void;
+  readNow(file: number, offset: number, buffer: Uint8Array): number;
+  writeNow(file: number, offset: number, buffers: readonly Uint8Array[]): number;
   compileDigest(operations: Uint8Array): { id: number; identifierBytes: number };
   identify(request: IdentifyArguments): void;
 };
@@ -49,7 +51,11 @@ const kind = { read: 0, write: 1, zero: 2, flush: 3, nextData: 4 } as const;
 const flagDirect = 1;
 const flagDurable = 2;
 const flagUnmap = 4;
+const now = { done: 0, waits: 1, unknown: 2 } as const;
 const output = { identifiers: 0, encode: 1, decode: 2 } as const;
+
+/** More than this is left to the threads even if it takes no waiting: the event loop has others to serve. */
+const nowBytesMax = 256 * 1024;
 
 interface Completion {
   result: number;
@@ -214,6 +220,9 @@ export class BlockFile implements AsyncDisposable {
   readonly canUnmap: boolean;
   readonly #id: number;
   #closed = false;
+  /** Whether the file system can tell beforehand that a request takes no waiting. */
+  #readsNow = true;
+  #writesNow = true;
 
   private constructor(path: string, writable: boolean, opened: OpenResult) {
     this.path = path;
@@ -243,6 +252,11 @@ export class BlockFile implements AsyncDisposable {
 
   /** Fills `buffer`. `direct` reads past the page cache. @throws SystemError; EIO names the first bad block */
   async read(offset: number, buffer: Uint8Array, options: { direct?: boolean } = {}): Promise<void> {
+    if (!options.direct && this.#readsNow && buffer.byteLength <= nowBytesMax) {
+      const result = addon.readNow(this.#id, offset, buffer);
+      if (result === now.done) return;
+      if (result === now.unknown) this.#readsNow = false;
+    }
     await settled(
       request(kind.read, this.#id, options.direct ? flagDirect : 0, offset, buffer.byteLength, [buffer]),
     );
@@ -256,6 +270,11 @@ export class BlockFile implements AsyncDisposable {
   ): Promise<void> {
     let length = 0;
     for (const buffer of buffers) length += buffer.byteLength;
+    if (!options.durable && this.#writesNow && length <= nowBytesMax) {
+      const result = addon.writeNow(this.#id, offset, buffers);
+      if (result === now.done) return;
+      if (result === now.unknown) this.#writesNow = false;
+    }
     await settled(request(kind.write, this.#id, options.durable ? flagDurable : 0, offset, length, buffers));
   }
 
