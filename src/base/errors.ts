@@ -42,6 +42,7 @@ export const errorCodes = {
   identity_mismatch: exitStatus.refused,
   backup_mismatch: exitStatus.refused,
   backup_damaged: exitStatus.cannotOpen,
+  state_damaged: exitStatus.cannotOpen,
   medium_error: exitStatus.incomplete,
   io_error: exitStatus.incomplete,
   not_proved: exitStatus.incomplete,

@@ -3,6 +3,7 @@
 // Guarantees: a LUN that is written is refused if it is mounted or used by somebody else; when the command ends by a
 // signal, no command is executing and what was written is on disk, or the exit status says that it is not.
 import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { formatAddress, isIscsiUrl } from "../initiator/address.ts";
@@ -11,10 +12,14 @@ import { systemClock } from "../platform/clock.ts";
 import { mountedAt } from "../platform/local-volumes.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import { systemRandom } from "../platform/random.ts";
+import { parseUuid } from "../scsi/inquiry-data.ts";
+import { AtomicJournal } from "../target/atomic-journal.ts";
 import { DeviceServer } from "../target/device-server.ts";
 import { LogicalUnit } from "../target/logical-unit.ts";
 import type { ChapPolicy } from "../target/login.ts";
+import { ReservationStore } from "../target/reservation-store.ts";
 import { IscsiTarget } from "../target/target.ts";
+import { UnitReservations } from "../target/unit-reservations.ts";
 import type { Volume } from "../volume/volume.ts";
 import { logLine } from "./log.ts";
 import { parseBlockSize } from "./options.ts";
@@ -30,6 +35,7 @@ interface ServeOptions {
   readonly chapSecretFile?: string;
   readonly mutualChap?: string;
   readonly mutualChapSecretFile?: string;
+  readonly stateDir?: string;
   readonly json?: boolean;
 }
 
@@ -63,6 +69,10 @@ export function addServe(program: Command): void {
     .option("--chap-secret-file <FILE>", "the file that holds the secret of --chap")
     .option("--mutual-chap <USER>", "the target proves itself as USER to initiators that ask")
     .option("--mutual-chap-secret-file <FILE>", "the file that holds the secret of --mutual-chap")
+    .option(
+      "--state-dir <DIR>",
+      "where reservations that outlive the target are kept (default $STATE_DIRECTORY or /var/lib/lunsync)",
+    )
     .option("--json", "print the LUNs as one JSON object, once they are served")
     .addHelpText(
       "after",
@@ -140,7 +150,23 @@ function chapPolicy(options: ServeOptions): ChapPolicy | undefined {
   return { initiator, target };
 }
 
+/** The journal of WRITE ATOMIC, after what an earlier run left unfinished is undone. */
+async function recoveredJournal(stateFolder: string, volume: Volume, uuid: string): Promise<AtomicJournal> {
+  const path = join(stateFolder, "atomic", `${uuid}.journal`);
+  const journal = new AtomicJournal(path, parseUuid(uuid), volume.geometry.blockBytes);
+  const found = await journal.recover(volume);
+  if (found === "restored") logLine("warning", `an interrupted WRITE ATOMIC of "${volume.name}" was undone`);
+  if (found === "foreign") {
+    logLine(
+      "warning",
+      `"${path}" has an interrupted WRITE ATOMIC of "${volume.name}", which was written to since`,
+    );
+  }
+  return journal;
+}
+
 async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
+  const stateFolder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
   const units: LogicalUnit[] = [];
   try {
     for (const [lun, text] of options.lun.entries()) {
@@ -149,7 +175,11 @@ async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
       const mounted = readonly ? await mountedAt(path) : undefined;
       if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
       const uuid = volume.identity.uuid!;
-      units.push(new LogicalUnit(lun, volume, { readonly, removable, uuid, clock: systemClock }));
+      const store = new ReservationStore(join(stateFolder, "reservations", uuid), uuid);
+      const reservations = new UnitReservations(store, await store.load());
+      const journal = readonly ? undefined : await recoveredJournal(stateFolder, volume, uuid);
+      const clock = systemClock;
+      units.push(new LogicalUnit(lun, volume, { readonly, removable, reservations, journal, uuid, clock }));
     }
     return units;
   } catch (error) {
@@ -159,7 +189,10 @@ async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
 }
 
 async function closeAll(units: readonly LogicalUnit[]): Promise<void> {
-  for (const unit of units) await unit.volume[Symbol.asyncDispose]();
+  for (const { volume, journal } of units) {
+    await volume[Symbol.asyncDispose]();
+    await journal?.[Symbol.asyncDispose]();
+  }
 }
 
 /** Everything that was written is on disk. @throws AgentError for the first volume of which that is not so */

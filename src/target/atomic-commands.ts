@@ -119,13 +119,13 @@ async function writeAtomic(call: Call<Fields & { atomicBoundary: number }>): Pro
 export function atomicCommands(pool: BufferPool): Command[] {
   const bytesOf = ({ length }: Fields, blockBytes: number) => Math.min(transferBytesMax, length * blockBytes);
   return [
-    command(sbc.compareAndWrite, (call) => compareAndWrite(call, pool), {
+    command(sbc.compareAndWrite, "write", (call) => compareAndWrite(call, pool), {
       dataOutBytes: ({ length }, blockBytes) => 2 * length * blockBytes,
     }),
-    command(sbc.writeAtomic16, writeAtomic, {
+    command(sbc.writeAtomic16, "write", writeAtomic, {
       dataOutBytes: bytesOf,
       offered: (unit) => unit.journal !== undefined,
     }),
-    command(sbc.orWrite16, (call) => orWrite(call, pool), { dataOutBytes: bytesOf }),
+    command(sbc.orWrite16, "write", (call) => orWrite(call, pool), { dataOutBytes: bytesOf }),
   ];
 }

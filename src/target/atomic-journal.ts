@@ -6,7 +6,8 @@
 // written: then somebody else has written since. A journal of another volume, or a damaged one, is never applied.
 //
 // docs/formats/atomic-journal.md describes the file.
-import { open, unlink } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, open, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { Semaphore } from "../base/async.ts";
 import { lengthOf } from "../base/bytes.ts";
@@ -56,38 +57,40 @@ function sectorCrcs(data: Buffer): Buffer {
 type Blocks = Pick<Volume, "read" | "write">;
 
 export class AtomicJournal implements AsyncDisposable {
-  readonly #file: BlockFile;
+  readonly #path: string;
   readonly #uuid: Buffer;
   readonly #blockBytes: number;
   readonly #turn = new Semaphore(1);
+  #opened: Promise<BlockFile> | undefined;
 
-  private constructor(file: BlockFile, uuid: Buffer, blockBytes: number) {
-    this.#file = file;
+  /** The journal of the volume `uuid` (16 bytes). Its file is made by the first write(). */
+  constructor(path: string, uuid: Buffer, blockBytes: number) {
+    this.#path = path;
     this.#uuid = uuid;
     this.#blockBytes = blockBytes;
   }
 
-  /**
-   * Opens the journal of the volume `uuid` (16 bytes), and makes it where it is not there yet.
-   * @throws AgentError `io_error` where that can't be done
-   */
-  static async open(path: string, uuid: Buffer, blockBytes: number): Promise<AtomicJournal> {
-    try {
-      const made = await open(path, "a", 0o600);
-      try {
-        if ((await made.stat()).size < blocksAt + atomicBytesMax) {
-          await made.truncate(blocksAt + atomicBytesMax);
-          await made.sync();
-        }
-      } finally {
-        await made.close();
-      }
-      const folder = await open(dirname(path), "r");
-      await folder.sync().finally(() => folder.close());
-      return new AtomicJournal(await BlockFile.open(path, true), uuid, blockBytes);
-    } catch (cause) {
-      throw new AgentError("io_error", `Cannot open the journal "${path}": ${messageOf(cause)}`, { cause });
+  /** @throws AgentError `io_error` */
+  #file(): Promise<BlockFile> {
+    this.#opened ??= this.#open().catch((cause) => {
+      this.#opened = undefined;
+      throw new AgentError("io_error", `Cannot open the journal "${this.#path}": ${messageOf(cause)}`, {
+        cause,
+      });
+    });
+    return this.#opened;
+  }
+
+  async #open(): Promise<BlockFile> {
+    await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
+    await using made = await open(this.#path, "a", 0o600);
+    if ((await made.stat()).size < blocksAt + atomicBytesMax) {
+      await made.truncate(blocksAt + atomicBytesMax);
+      await made.sync();
     }
+    await using folder = await open(dirname(this.#path), "r");
+    await folder.sync();
+    return BlockFile.open(this.#path, true);
   }
 
   /**
@@ -95,8 +98,10 @@ export class AtomicJournal implements AsyncDisposable {
    * "foreign": there is one, and somebody else has written to its range since, so that nothing was done
    */
   async recover(volume: Blocks): Promise<"nothing" | "restored" | "foreign"> {
+    if (!existsSync(this.#path)) return "nothing";
+    const file = await this.#file();
     const bytes = Buffer.alloc(headBytes);
-    await this.#file.read(0, bytes);
+    await file.read(0, bytes);
     const whole =
       bytes.readBigUInt64BE(0) === magic && crc32c(bytes.subarray(0, 44)) === bytes.readUInt32BE(44);
     if (!whole) return "nothing";
@@ -105,7 +110,7 @@ export class AtomicJournal implements AsyncDisposable {
     if (!uuid.equals(this.#uuid) || blockBytes !== this.#blockBytes || length > atomicBytesMax)
       return "nothing";
     const body = Buffer.alloc(crcsBytes + length);
-    await this.#file.read(headBytes, body);
+    await file.read(headBytes, body);
     if (crc32c(body) !== bodyCrc) return "nothing";
     const [newCrcs, before] = [body.subarray(0, crcsBytes), body.subarray(crcsBytes)];
     const now = Buffer.alloc(length);
@@ -154,20 +159,21 @@ export class AtomicJournal implements AsyncDisposable {
       bodyCrc: crc32c(body),
     });
     bytes.writeUInt32BE(crc32c(bytes.subarray(0, 44)), 44);
-    await this.#file.write(headBytes, [body], { durable: true });
-    await this.#file.write(0, [bytes], { durable: true });
+    const file = await this.#file();
+    await file.write(headBytes, [body], { durable: true });
+    await file.write(0, [bytes], { durable: true });
   }
 
   async #clear(): Promise<void> {
     try {
-      await this.#file.write(0, [Buffer.alloc(headBytes)], { durable: true });
+      await (await this.#file()).write(0, [Buffer.alloc(headBytes)], { durable: true });
     } catch (error) {
-      await unlink(this.#file.path).catch(() => {});
-      throw new AgentError("io_error", `Cannot write the journal "${this.#file.path}": ${messageOf(error)}`);
+      await unlink(this.#path).catch(() => {});
+      throw new AgentError("io_error", `Cannot write the journal "${this.#path}": ${messageOf(error)}`);
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#file.close();
+    (await this.#opened)?.close();
   }
 }

@@ -182,25 +182,25 @@ export function blockCommands(pool: BufferPool): Command[] {
       { dataOutBytes: bytesOf },
     ] as const;
   return [
-    command(sbc.read6, (call) => read(call.unit, call.request, read6Range(call.fields), pool), {
+    command(sbc.read6, "read", (call) => read(call.unit, call.request, read6Range(call.fields), pool), {
       dataInBytes: bytesOf6,
     }),
-    command(sbc.read10, ...reading(7)),
-    command(sbc.read12, ...reading(6)),
-    command(sbc.read16, ...reading(10)),
-    command(sbc.write6, (call) => write(call.unit, call.request, read6Range(call.fields)), {
+    command(sbc.read10, "read", ...reading(7)),
+    command(sbc.read12, "read", ...reading(6)),
+    command(sbc.read16, "read", ...reading(10)),
+    command(sbc.write6, "write", (call) => write(call.unit, call.request, read6Range(call.fields)), {
       dataOutBytes: bytesOf6,
     }),
-    command(sbc.write10, ...writing(7)),
-    command(sbc.write12, ...writing(6)),
-    command(sbc.write16, ...writing(10)),
-    command(sbc.synchronizeCache10, (call) =>
+    command(sbc.write10, "write", ...writing(7)),
+    command(sbc.write12, "write", ...writing(6)),
+    command(sbc.write16, "write", ...writing(10)),
+    command(sbc.synchronizeCache10, "write", (call) =>
       flush(call, call.fields.logicalBlockAddress, call.fields.numberOfLogicalBlocks),
     ),
-    command(sbc.synchronizeCache16, (call) =>
+    command(sbc.synchronizeCache16, "write", (call) =>
       flush(call, call.fields.logicalBlockAddress, call.fields.numberOfLogicalBlocks),
     ),
-    command(sbc.readCapacity10, readCapacity10),
-    command(sbc.readCapacity16, readCapacity16),
+    command(sbc.readCapacity10, "free", readCapacity10),
+    command(sbc.readCapacity16, "free", readCapacity16),
   ];
 }

@@ -4,6 +4,7 @@
 // so that what is implemented and what is reported cannot drift apart.
 import type { Field, Layout, ValuesOf } from "../base/layout.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
+import type { ReservationClass } from "./reservations.ts";
 import { invalidCdbField, type ScsiRequest, type ScsiResult } from "./scsi-task.ts";
 
 type Fields = Record<string, Field<unknown>>;
@@ -13,6 +14,13 @@ export interface Call<V> {
   readonly request: ScsiRequest;
   readonly fields: V;
 }
+
+/**
+ * What becomes of a command while the unit is reserved (SPC-4, 5.13.3; SBC-3, 4.17.3; SPC-2, 5.5.1):
+ * "always" is carried out whoever holds it; "free" also against persistent reservations; "read" and "write" go by the
+ * reservation's type; "reservation" and "reserve" are the commands that manage the two kinds.
+ */
+export type Access = "always" | ReservationClass | "reservation" | "reserve";
 
 interface Options<V> {
   /** Bytes of Data-Out that the CDB asks for; none if absent. */
@@ -35,6 +43,7 @@ export interface Command {
   readonly serviceAction: number | undefined;
   readonly passesAttentions: boolean;
   readonly withoutMedium: boolean;
+  access(cdb: Buffer): Access;
   offeredBy(unit: LogicalUnit): boolean;
   dataOutBytes(cdb: Buffer, blockBytes: number): number;
   dataInBytes(cdb: Buffer, blockBytes: number): number;
@@ -44,6 +53,7 @@ export interface Command {
 /** One entry of the table. */
 export function command<F extends Fields>(
   layout: Layout<F>,
+  access: Access | ((fields: ValuesOf<F>) => Access),
   run: (call: Call<ValuesOf<F>>) => ScsiResult | Promise<ScsiResult>,
   options: Options<ValuesOf<F>> = {},
 ): Command {
@@ -55,6 +65,7 @@ export function command<F extends Fields>(
     serviceAction: action,
     passesAttentions: options.passesAttentions ?? false,
     withoutMedium: options.withoutMedium ?? false,
+    access: typeof access === "function" ? (cdb) => access(layout.decode(cdb)) : () => access,
     offeredBy: (unit) => options.offered?.(unit) ?? true,
     dataOutBytes: (cdb, blockBytes) => options.dataOutBytes?.(layout.decode(cdb), blockBytes) ?? 0,
     dataInBytes: (cdb, blockBytes) => options.dataInBytes?.(layout.decode(cdb), blockBytes) ?? 0,
@@ -74,6 +85,8 @@ export function serviceActionOf(cdb: Buffer): number | undefined {
     case 0x7f:
       return cdb.length >= 10 ? cdb.readUInt16BE(8) : -1;
     case 0x48:
+    case 0x5e:
+    case 0x5f:
     case 0x9e:
     case 0x9f:
     case 0xa3:

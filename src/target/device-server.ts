@@ -19,6 +19,7 @@ import { modeCommands } from "./mode-commands.ts";
 import type { Nexus } from "./nexus.ts";
 import { inquiryResult, primaryCommands, reportLunsResult } from "./primary-commands.ts";
 import { provisioningCommands } from "./provisioning-commands.ts";
+import { reservationCommands } from "./reservation-commands.ts";
 import { sanitizeCommands } from "./sanitize-commands.ts";
 import {
   checkCondition,
@@ -69,6 +70,7 @@ export class DeviceServer {
       ...atomicCommands(this.buffers),
       ...mediumCommands,
       ...sanitizeCommands,
+      ...reservationCommands(),
       ...provisioningCommands,
       ...digestCommands,
     ];
@@ -119,6 +121,9 @@ export class DeviceServer {
     }
     const wrong = this.#check(request.cdb, entry, table);
     if (wrong) return wrong;
+    if (unit.reservations.any && this.#conflicts(unit, request, entry!)) {
+      return { status: status.reservationConflict };
+    }
     if (!entry!.withoutMedium && unit.notReady) return checkCondition(unit.notReady);
     try {
       const result = await entry!.run(unit, request);
@@ -127,6 +132,15 @@ export class DeviceServer {
       if (error instanceof LayoutError) return invalidCdbField(error.byte, error.bit);
       throw error;
     }
+  }
+
+  #conflicts(unit: LogicalUnit, { nexus, cdb }: ScsiRequest, entry: Command): boolean {
+    const access = entry.access(cdb);
+    if (access === "always" || access === "reserve") return false;
+    const { reservedBy } = unit.reservations;
+    // SPC-2, 5.5.1: what is reserved by RESERVE conflicts with persistent reservations for everybody.
+    if (reservedBy !== undefined) return access === "reservation" || reservedBy !== nexus.key;
+    return access !== "reservation" && unit.reservations.conflicts(nexus.key, access);
   }
 
   #check(cdb: Buffer, entry: Command | undefined, table: CommandTable): ScsiResult | undefined {

@@ -275,9 +275,9 @@ const listByte = (layout: { fields: { listIdentifier: { byte: number } } }) =>
   layout.fields.listIdentifier.byte;
 
 export const digestCommands: readonly Command[] = [
-  command(vendor.encodeDigests32, encodeDigests, strict),
-  command(vendor.submit32, submit(listByte(vendor.submit32)), listLength),
-  command(vendor.receive32, receive(listByte(vendor.receive32)), strict),
-  command(vendor.submit16, submit(listByte(vendor.submit16)), listLength),
-  command(vendor.receive16, receive(listByte(vendor.receive16)), strict),
+  command(vendor.encodeDigests32, "read", encodeDigests, strict),
+  command(vendor.submit32, "read", submit(listByte(vendor.submit32)), listLength),
+  command(vendor.receive32, "read", receive(listByte(vendor.receive32)), strict),
+  command(vendor.submit16, "read", submit(listByte(vendor.submit16)), listLength),
+  command(vendor.receive16, "read", receive(listByte(vendor.receive16)), strict),
 ];

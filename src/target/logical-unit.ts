@@ -10,6 +10,7 @@ import type { AtomicJournal } from "./atomic-journal.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
 import { ModeParameters } from "./mode-parameters.ts";
 import type { Nexus } from "./nexus.ts";
+import { UnitReservations } from "./unit-reservations.ts";
 import { UnitVolume } from "./unit-volume.ts";
 
 interface NexusState {
@@ -33,6 +34,7 @@ export class LogicalUnit {
   /** The medium can be ejected and loaded by START STOP UNIT. */
   readonly removable: boolean;
   readonly modes: ModeParameters;
+  readonly reservations: UnitReservations;
   /** What makes WRITE ATOMIC all or nothing; without one the command is not offered. */
   readonly journal: AtomicJournal | undefined;
   /** 16 bytes. */
@@ -54,6 +56,7 @@ export class LogicalUnit {
       readonly: boolean;
       removable?: boolean;
       journal?: AtomicJournal | undefined;
+      reservations?: UnitReservations;
       uuid: string;
       clock: Clock;
     },
@@ -62,6 +65,7 @@ export class LogicalUnit {
     this.volume = new UnitVolume(volume);
     this.readonly = options.readonly;
     this.journal = options.journal;
+    this.reservations = options.reservations ?? new UnitReservations();
     this.removable = options.removable ?? false;
     this.modes = new ModeParameters((writeCache) => {
       this.volume.writeCache = writeCache;
@@ -106,6 +110,12 @@ export class LogicalUnit {
     this.#nexuses.get(nexus.key)?.held.clear();
     this.#nexuses.delete(nexus.key);
     this.#preventing.delete(nexus.key);
+    this.reservations.release(nexus.key);
+  }
+
+  /** Initiator ports of an initiator that have been here. */
+  knownPorts(initiatorName: string): string[] {
+    return [...this.#known].filter((key) => key.startsWith(`${initiatorName},`));
   }
 
   held(nexus: Nexus): HeldResults | undefined {
@@ -153,6 +163,7 @@ export class LogicalUnit {
   reset(): void {
     this.#preventing.clear();
     this.modes.reset();
+    this.reservations.reset();
     this.raiseAttention("deviceReset");
   }
 
@@ -165,9 +176,18 @@ export class LogicalUnit {
 
   /** Establishes a condition for every nexus but `except`. */
   raiseAttention(condition: Condition, except?: Nexus): void {
+    this.tell(
+      [...this.#nexuses.keys()].filter((key) => key !== except?.key),
+      condition,
+    );
+  }
+
+  /** Establishes a condition for those of the initiator ports that are logged in. */
+  tell(ports: readonly string[], condition: Condition): void {
     const raised = sense(condition);
-    for (const [key, state] of this.#nexuses) {
-      if (key === except?.key) continue;
+    for (const port of ports) {
+      const state = this.#nexuses.get(port);
+      if (!state) continue;
       if (raised.asc === 0x29) state.attentions = []; // a reset outranks what came before it (SAM-5, 5.14.2)
       const pending = state.attentions.some((each) => each.asc === raised.asc && each.ascq === raised.ascq);
       if (!pending) state.attentions.push(raised);

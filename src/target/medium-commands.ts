@@ -59,11 +59,16 @@ function defectData(
   return { ...dataInResult(head, fields.allocationLength), status: status.good };
 }
 
+/** Starting and allowing take nothing from anybody (SPC-4, table 67; SBC-3, table 13). */
+const startStopClass = ({ start, powerCondition }: { start: boolean; powerCondition: number }) =>
+  start && powerCondition === 0 ? "free" : "write";
+const preventClass = ({ prevent }: { prevent: number }) => (prevent === 0 ? "free" : "write");
+
 export const mediumCommands: readonly Command[] = [
-  command(sbc.startStopUnit, startStop, { withoutMedium: true }),
-  command(sbc.preventAllowMediumRemoval, preventAllow, { withoutMedium: true }),
-  command(sbc.preFetch10, preFetch),
-  command(sbc.preFetch16, preFetch),
-  command(sbc.readDefectData10, (call) => defectData(call, 4)),
-  command(sbc.readDefectData12, (call) => defectData(call, 8)),
+  command(sbc.startStopUnit, startStopClass, startStop, { withoutMedium: true }),
+  command(sbc.preventAllowMediumRemoval, preventClass, preventAllow, { withoutMedium: true }),
+  command(sbc.preFetch10, "read", preFetch),
+  command(sbc.preFetch16, "read", preFetch),
+  command(sbc.readDefectData10, "read", (call) => defectData(call, 4)),
+  command(sbc.readDefectData12, "read", (call) => defectData(call, 8)),
 ];

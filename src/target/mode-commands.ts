@@ -108,10 +108,15 @@ function modeSelect(
 const listBytes = { dataOutBytes: (fields: { parameterListLength: number }) => fields.parameterListLength };
 
 export const modeCommands: readonly Command[] = [
-  command(spc.modeSense6, ({ unit, fields }) => modeSense(unit, { ...fields, llbaa: false }, true), {
+  command(spc.modeSense6, "read", ({ unit, fields }) => modeSense(unit, { ...fields, llbaa: false }, true), {
     withoutMedium: true,
   }),
-  command(spc.modeSense10, ({ unit, fields }) => modeSense(unit, fields, false), { withoutMedium: true }),
-  command(spc.modeSelect6, (call) => modeSelect(call, true), { ...listBytes, withoutMedium: true }),
-  command(spc.modeSelect10, (call) => modeSelect(call, false), { ...listBytes, withoutMedium: true }),
+  command(spc.modeSense10, "read", ({ unit, fields }) => modeSense(unit, fields, false), {
+    withoutMedium: true,
+  }),
+  command(spc.modeSelect6, "write", (call) => modeSelect(call, true), { ...listBytes, withoutMedium: true }),
+  command(spc.modeSelect10, "write", (call) => modeSelect(call, false), {
+    ...listBytes,
+    withoutMedium: true,
+  }),
 ];

@@ -126,12 +126,23 @@ export interface Surroundings {
 export function primaryCommands(around: Surroundings): Command[] {
   const passesAttentions = { passesAttentions: true, withoutMedium: true };
   return [
-    command(spc.testUnitReady, () => good),
-    command(spc.requestSense, requestSense, passesAttentions),
-    command(spc.inquiry, ({ unit, fields }) => inquiryResult(unit, around.names, fields), passesAttentions),
-    command(spc.reportLuns, ({ fields }) => reportLunsResult(around.luns(), fields), passesAttentions),
+    command(spc.testUnitReady, "free", () => good),
+    command(spc.requestSense, "always", requestSense, passesAttentions),
+    command(
+      spc.inquiry,
+      "always",
+      ({ unit, fields }) => inquiryResult(unit, around.names, fields),
+      passesAttentions,
+    ),
+    command(
+      spc.reportLuns,
+      "always",
+      ({ fields }) => reportLunsResult(around.luns(), fields),
+      passesAttentions,
+    ),
     command(
       spc.reportSupportedOperationCodes,
+      "free",
       ({ unit, fields }) => reportSupported(around.table(unit), fields),
       { withoutMedium: true },
     ),

@@ -155,15 +155,15 @@ async function getLbaStatus({
 }
 
 export const provisioningCommands: readonly Command[] = [
-  command(sbc.writeSame10, (call) => writeSame(call, { ...call.fields, ndob: false }, 7), {
+  command(sbc.writeSame10, "write", (call) => writeSame(call, { ...call.fields, ndob: false }, 7), {
     dataOutBytes: (_, blockBytes) => blockBytes,
   }),
-  command(sbc.writeSame16, (call) => writeSame(call, call.fields, 10), {
+  command(sbc.writeSame16, "write", (call) => writeSame(call, call.fields, 10), {
     dataOutBytes: ({ ndob }, blockBytes) => (ndob ? 0 : blockBytes),
   }),
-  command(sbc.unmap, unmap, {
+  command(sbc.unmap, "write", unmap, {
     dataOutBytes: ({ parameterListLength }) => parameterListLength,
     offered: (unit) => unit.volume.traits.thin,
   }),
-  command(sbc.getLbaStatus, getLbaStatus),
+  command(sbc.getLbaStatus, "read", getLbaStatus),
 ];

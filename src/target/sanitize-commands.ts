@@ -106,11 +106,11 @@ function exitFailureMode({ unit, fields }: Call<Fields>): ScsiResult {
 }
 
 export const sanitizeCommands: readonly Command[] = [
-  command(sbc.sanitizeOverwrite, overwrite, {
+  command(sbc.sanitizeOverwrite, "write", overwrite, {
     dataOutBytes: ({ parameterListLength }) => parameterListLength,
     withoutMedium: true,
     strict: true,
   }),
-  command(sbc.sanitizeBlockErase, blockErase, { withoutMedium: true, strict: true }),
-  command(sbc.sanitizeExitFailureMode, exitFailureMode, { withoutMedium: true, strict: true }),
+  command(sbc.sanitizeBlockErase, "write", blockErase, { withoutMedium: true, strict: true }),
+  command(sbc.sanitizeExitFailureMode, "write", exitFailureMode, { withoutMedium: true, strict: true }),
 ];

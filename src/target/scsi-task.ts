@@ -27,6 +27,8 @@ export interface ScsiResult {
   readonly dataIn?: readonly Buffer[];
   /** Bytes that the command would have transferred, where that is not what `dataIn` holds: for the residual. */
   readonly transferBytes?: number;
+  /** Before the status is sent, the commands of these initiator ports for the unit are aborted. */
+  readonly abortsCommandsOf?: readonly string[];
   /** Gives the buffers of `dataIn` back, once they are sent. */
   readonly release?: () => void;
 }

@@ -418,6 +418,16 @@ export class TargetSession {
       this.host.log("error", `a command failed by a fault of this program: ${(error as Error).stack}`);
       result = checkCondition("internalTargetFailure");
     }
+    const { abortsCommandsOf: ports } = result;
+    if (ports) {
+      const unit = this.host.deviceServer.unit(task.start.lun);
+      await this.host.abortTasks(
+        (session, each) =>
+          each !== task &&
+          ports.includes(session.nexus.key) &&
+          this.host.deviceServer.unit(each.start.lun) === unit,
+      );
+    }
     this.#finish(task, result);
   }
 

@@ -135,11 +135,11 @@ export function verifyCommands(pool: BufferPool): Command[] {
   const verifying = { dataOutBytes: verifyBytes };
   const writing = { dataOutBytes: writeBytes };
   return [
-    command(sbc.verify10, (call) => verify(call, pool, 7), verifying),
-    command(sbc.verify12, (call) => verify(call, pool, 6), verifying),
-    command(sbc.verify16, (call) => verify(call, pool, 10), verifying),
-    command(sbc.writeAndVerify10, (call) => writeAndVerify(call, pool, 7), writing),
-    command(sbc.writeAndVerify12, (call) => writeAndVerify(call, pool, 6), writing),
-    command(sbc.writeAndVerify16, (call) => writeAndVerify(call, pool, 10), writing),
+    command(sbc.verify10, "read", (call) => verify(call, pool, 7), verifying),
+    command(sbc.verify12, "read", (call) => verify(call, pool, 6), verifying),
+    command(sbc.verify16, "read", (call) => verify(call, pool, 10), verifying),
+    command(sbc.writeAndVerify10, "write", (call) => writeAndVerify(call, pool, 7), writing),
+    command(sbc.writeAndVerify12, "write", (call) => writeAndVerify(call, pool, 6), writing),
+    command(sbc.writeAndVerify16, "write", (call) => writeAndVerify(call, pool, 10), writing),
   ];
 }

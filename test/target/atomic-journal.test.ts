@@ -26,7 +26,7 @@ class Medium {
   }
 }
 
-const opened = (folder: WorkFolder) => AtomicJournal.open(folder.file("journal"), uuid, sector);
+const journalOf = (folder: WorkFolder) => new AtomicJournal(folder.file("journal"), uuid, sector);
 
 test("what an interrupted write left is undone by the next start, from the note alone", async () => {
   await using folder = await WorkFolder.make();
@@ -48,7 +48,7 @@ test("what an interrupted write left is undone by the next start, from the note 
             return medium.write(at, pieces);
           },
         };
-        await using journal = await opened(folder);
+        await using journal = journalOf(folder);
         await journal.write(cut, lba, [data]);
         before.copy(medium.bytes);
         // Any of its sectors may have been written.
@@ -76,7 +76,7 @@ test("a note is left alone where somebody else has written since, for another vo
       return medium.write(at, pieces);
     },
   };
-  await using journal = await opened(folder);
+  await using journal = journalOf(folder);
   await journal.write(cut, 3, [Buffer.alloc(4 * sector, "new!")]);
   const after = Buffer.from(medium.bytes);
 
@@ -93,7 +93,7 @@ test("a note is left alone where somebody else has written since, for another vo
   }
   await journal[Symbol.asyncDispose]();
   await writeFile(folder.file("journal"), atCut);
-  await using other = await AtomicJournal.open(folder.file("journal"), Buffer.alloc(16, 8), sector);
+  await using other = new AtomicJournal(folder.file("journal"), Buffer.alloc(16, 8), sector);
   expect(await other.recover(medium)).toBe("nothing");
   expect(medium.bytes.equals(after)).toBe(true);
 });
@@ -110,7 +110,7 @@ test("a medium that refuses the new data gets the old back, and the error is the
       return medium.write(at, pieces);
     },
   };
-  await using journal = await opened(folder);
+  await using journal = journalOf(folder);
   await expect(journal.write(once, 0, [Buffer.alloc(sector * 9, "new!")])).rejects.toThrow("EIO");
   expect(medium.bytes.equals(before)).toBe(true);
   expect(await journal.recover(medium)).toBe("nothing");

@@ -1,0 +1,124 @@
+// Where persistent reservations with APTPL outlive the target: one file a unit.
+//
+// Guarantees: after save() the new state is on the medium, and at every instant the file holds the old or the new one,
+// whole; a file that is damaged or of another unit is an error, never an empty state: who was fenced off stays so.
+//
+// docs/formats/reservations.md describes the file.
+import { createHash } from "node:crypto";
+import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { AgentError, messageOf } from "../base/errors.ts";
+import { noReservations, type PersistentState } from "./reservations.ts";
+
+const format = "lunsync reservations 1";
+
+interface Contents {
+  readonly format: string;
+  readonly volume: string;
+  readonly generation: number;
+  readonly registrations: readonly (readonly [port: string, key: string])[];
+  readonly reservation: { type: number; holder?: string; key: string } | null;
+}
+
+const digestOf = (body: string) => createHash("sha256").update(body).digest("hex");
+
+export class ReservationStore {
+  readonly #path: string;
+  readonly #volume: string;
+
+  /** `volume` is the UUID of the unit's volume. Nothing is made before the first save(). */
+  constructor(path: string, volume: string) {
+    this.#path = path;
+    this.#volume = volume;
+  }
+
+  /** @throws AgentError `state_damaged` */
+  async load(): Promise<PersistentState> {
+    let text: string;
+    try {
+      text = await readFile(this.#path, "utf8");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return noReservations;
+      throw this.#damaged(messageOf(error), error);
+    }
+    const end = text.lastIndexOf("\n", text.length - 2);
+    const body = text.slice(0, end + 1);
+    if (text.slice(end + 1).trimEnd() !== digestOf(body)) throw this.#damaged("its checksum is wrong");
+    const found = JSON.parse(body) as Contents;
+    if (found.format !== format) throw this.#damaged(`it is "${found.format}" and not "${format}"`);
+    if (found.volume !== this.#volume) throw this.#damaged(`it belongs to the volume ${found.volume}`);
+    const { reservation } = found;
+    return {
+      generation: found.generation,
+      registrations: new Map(found.registrations.map(([port, key]) => [port, BigInt(key)])),
+      reservation: reservation
+        ? { type: reservation.type, holder: reservation.holder, key: BigInt(reservation.key) }
+        : undefined,
+      aptpl: true,
+    };
+  }
+
+  /** @throws AgentError `io_error`; then the old state is still there */
+  async save(state: PersistentState): Promise<void> {
+    const hex = (key: bigint) => `0x${key.toString(16)}`;
+    const { reservation } = state;
+    const contents: Contents = {
+      format,
+      volume: this.#volume,
+      generation: state.generation,
+      registrations: [...state.registrations].map(([port, key]) => [port, hex(key)]),
+      reservation: reservation
+        ? {
+            type: reservation.type,
+            ...(reservation.holder !== undefined && { holder: reservation.holder }),
+            key: hex(reservation.key),
+          }
+        : null,
+    };
+    const body = `${JSON.stringify(contents, null, 1)}\n`;
+    const next = `${this.#path}.new`;
+    try {
+      await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
+      await using file = await open(next, "w", 0o600);
+      await file.writeFile(`${body}${digestOf(body)}\n`);
+      await file.sync();
+      await rename(next, this.#path);
+      await this.#syncFolder();
+    } catch (error) {
+      throw this.#failed("write", error);
+    }
+  }
+
+  /** Nothing is kept any more. @throws AgentError `io_error` */
+  async forget(): Promise<void> {
+    try {
+      await rm(this.#path, { force: true });
+      await this.#syncFolder();
+    } catch (error) {
+      throw this.#failed("remove", error);
+    }
+  }
+
+  async #syncFolder(): Promise<void> {
+    await using folder = await open(dirname(this.#path), "r");
+    await folder.sync();
+  }
+
+  #failed(verb: string, cause: unknown): AgentError {
+    return new AgentError(
+      "io_error",
+      `Cannot ${verb} the reservations "${this.#path}": ${messageOf(cause)}`,
+      {
+        cause,
+      },
+    );
+  }
+
+  #damaged(found: string, cause?: unknown): AgentError {
+    return new AgentError(
+      "state_damaged",
+      `Cannot read the reservations "${this.#path}": ${found}; restore the file, or remove it to give all reservations up`,
+      { cause },
+    );
+  }
+}
