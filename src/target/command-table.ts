@@ -87,6 +87,8 @@ export function serviceActionOf(cdb: Buffer): number | undefined {
     case 0x48:
     case 0x5e:
     case 0x5f:
+    case 0x83:
+    case 0x84:
     case 0x9e:
     case 0x9f:
     case 0xa3:

@@ -12,7 +12,9 @@ import { inquiry, reportLuns, requestSense } from "../scsi/spc-commands.ts";
 import { atomicCommands } from "./atomic-commands.ts";
 import { blockCommands } from "./block-commands.ts";
 import { type Command, CommandTable, serviceActionOf } from "./command-table.ts";
+import { copyCommands } from "./copy-commands.ts";
 import { digestCommands } from "./digest-commands.ts";
+import type { Named } from "./extended-copy.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import { mediumCommands } from "./medium-commands.ts";
 import { modeCommands } from "./mode-commands.ts";
@@ -29,7 +31,7 @@ import {
   type ScsiResult,
 } from "./scsi-task.ts";
 import { verifyCommands } from "./verify-commands.ts";
-import type { TargetNames } from "./vpd-pages.ts";
+import { type TargetNames, unitDesignators } from "./vpd-pages.ts";
 
 const idleBytesMax = 32 * MiB;
 const naca = 0x04;
@@ -71,6 +73,7 @@ export class DeviceServer {
       ...mediumCommands,
       ...sanitizeCommands,
       ...reservationCommands(),
+      ...copyCommands({ named: () => this.#named() }, this.buffers),
       ...provisioningCommands,
       ...digestCommands,
     ];
@@ -132,6 +135,11 @@ export class DeviceServer {
       if (error instanceof LayoutError) return invalidCdbField(error.byte, error.bit);
       throw error;
     }
+  }
+
+  /** The designators of all units. */
+  #named(): Named[] {
+    return this.units.flatMap((unit) => unitDesignators(unit).map((each) => ({ unit, ...each })));
   }
 
   #conflicts(unit: LogicalUnit, { nexus, cdb }: ScsiRequest, entry: Command): boolean {

@@ -7,6 +7,7 @@ import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { type Condition, type Sense, sense } from "../scsi/sense.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { AtomicJournal } from "./atomic-journal.ts";
+import type { CopyStatus } from "./copy-commands.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
 import { ModeParameters } from "./mode-parameters.ts";
 import type { Nexus } from "./nexus.ts";
@@ -16,6 +17,8 @@ import { UnitVolume } from "./unit-volume.ts";
 interface NexusState {
   attentions: Sense[];
   readonly held: HeldResults;
+  /** EXTENDED COPYs by their list identifiers. */
+  readonly copies: Map<number, CopyStatus>;
 }
 
 export interface SanitizeState {
@@ -103,6 +106,7 @@ export class LogicalUnit {
     this.#nexuses.set(nexus.key, {
       attentions: [sense(first)],
       held: new HeldResults(heldLimits, this.#clock),
+      copies: new Map(),
     });
   }
 
@@ -116,6 +120,10 @@ export class LogicalUnit {
   /** Initiator ports of an initiator that have been here. */
   knownPorts(initiatorName: string): string[] {
     return [...this.#known].filter((key) => key.startsWith(`${initiatorName},`));
+  }
+
+  copies(nexus: Nexus): Map<number, CopyStatus> {
+    return this.#nexuses.get(nexus.key)?.copies ?? new Map();
   }
 
   held(nexus: Nexus): HeldResults | undefined {

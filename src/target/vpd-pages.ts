@@ -7,6 +7,7 @@ import { vendorPageCode } from "../scsi/vendor-commands.ts";
 import { compareAndWriteBlocksMax } from "./atomic-commands.ts";
 import { atomicBytesMax } from "./atomic-journal.ts";
 import { transferBytesMax } from "./block-commands.ts";
+import { thirdPartyCopyPage } from "./copy-commands.ts";
 import { vendorPageOf } from "./digest-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import { unmapBlocksMax, unmapDescriptorsMax, writeSameBlocksMax } from "./provisioning-commands.ts";
@@ -33,6 +34,7 @@ export function standardInquiryData(names: TargetNames, unit: LogicalUnit | unde
     hiSup: true,
     responseDataFormat: 2,
     additionalLength: 96 - 5,
+    threePC: true,
     cmdQue: true,
     vendorIdentification,
     productIdentification,
@@ -49,26 +51,33 @@ function unitSerialNumber(unit: LogicalUnit): Buffer {
   return Buffer.from(unit.serialNumber, "ascii");
 }
 
-function deviceIdentification(unit: LogicalUnit, names: TargetNames): Buffer {
+/** What names the unit itself: by these EXTENDED COPY finds it. */
+export function unitDesignators(unit: LogicalUnit) {
   const { association, designatorType: type } = data;
   const unitName = { association: association.logicalUnit };
+  const vendorText = (text: string) => Buffer.from(`${vendorIdentification.padEnd(8)}${text}`, "ascii");
+  return [
+    { ...unitName, type: type.naa, codeSet: 1, designator: unit.naa },
+    { ...unitName, type: type.t10VendorId, codeSet: 2, designator: vendorText(unit.serialNumber) },
+    ...unit.sameVolumeKeys.map((key) => ({
+      ...unitName,
+      type: type.t10VendorId,
+      codeSet: 2,
+      designator: vendorText(key),
+    })),
+  ];
+}
+
+function deviceIdentification(unit: LogicalUnit, names: TargetNames): Buffer {
+  const { association, designatorType: type } = data;
   const iscsi = 5;
   const nul = (text: string) => {
     const bytes = Buffer.from(`${text}\0`, "utf8");
     return Buffer.concat([bytes, Buffer.alloc((4 - (bytes.length % 4)) % 4)]);
   };
   const portName = nul(`${names.targetName},t,0x${names.portalGroupTag.toString(16).padStart(4, "0")}`);
-  const vendorText = (text: string) => Buffer.from(`${vendorIdentification.padEnd(8)}${text}`, "ascii");
-  const same = unit.sameVolumeKeys.map((key) => ({
-    ...unitName,
-    type: type.t10VendorId,
-    codeSet: 2,
-    designator: vendorText(key),
-  }));
   return data.encodeDesignators([
-    { ...unitName, type: type.naa, codeSet: 1, designator: unit.naa },
-    { ...unitName, type: type.t10VendorId, codeSet: 2, designator: vendorText(unit.serialNumber) },
-    ...same,
+    ...unitDesignators(unit),
     {
       association: association.targetPort,
       type: type.relativeTargetPort,
@@ -129,6 +138,7 @@ function provisioningPage(unit: LogicalUnit): Buffer {
 const pages: Readonly<Record<number, (unit: LogicalUnit, names: TargetNames) => Buffer>> = {
   128: unitSerialNumber,
   131: deviceIdentification,
+  143: thirdPartyCopyPage,
   176: blockLimitsPage,
   177: blockDeviceCharacteristics,
   178: provisioningPage,
