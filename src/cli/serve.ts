@@ -13,6 +13,7 @@ import { mountedAt } from "../platform/local-volumes.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import { systemRandom } from "../platform/random.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
+import { AccessPolicy, parseAddressRule, parseInitiatorRule } from "../target/access.ts";
 import { AtomicJournal } from "../target/atomic-journal.ts";
 import { DeviceServer } from "../target/device-server.ts";
 import { LogicalUnit } from "../target/logical-unit.ts";
@@ -36,6 +37,8 @@ interface ServeOptions {
   readonly mutualChap?: string;
   readonly mutualChapSecretFile?: string;
   readonly stateDir?: string;
+  readonly initiator?: readonly string[];
+  readonly from?: readonly string[];
   readonly json?: boolean;
 }
 
@@ -65,6 +68,16 @@ export function addServe(program: Command): void {
       ),
     )
     .option("--block-size <BYTES>", "logical block size of files: 512 or 4096 (default 512)", parseBlockSize)
+    .option(
+      "--initiator <IQN[,OPTION...]>",
+      "an initiator that may log in; `*` at the end stands for any rest; `,ro` refuses writes, `,plain` the vendor commands (may be repeated; default all)",
+      collect,
+    )
+    .option(
+      "--from <ADDRESS[/PREFIX]>",
+      "where connections may come from (may be repeated; default anywhere)",
+      collect,
+    )
     .option("--chap <USER>", "initiators have to prove themselves as USER")
     .option("--chap-secret-file <FILE>", "the file that holds the secret of --chap")
     .option("--mutual-chap <USER>", "the target proves itself as USER to initiators that ask")
@@ -79,6 +92,8 @@ export function addServe(program: Command): void {
       `
 Examples:
   lunsync serve --listen 127.0.0.1:3260 --lun /srv/replica.img
+  lunsync serve --lun /dev/vg0/db --initiator iqn.2026-11.com.example:db1 \\
+      --initiator 'iqn.2026-11.com.example:backup-*,ro' --from 192.0.2.0/24
   lunsync serve --listen 0.0.0.0:3260 --lun /dev/vg0/db --lun /dev/vg0/www,ro \\
       --target iqn.2026-11.com.example:backup --chap agent --chap-secret-file /etc/lunsync/secret
 
@@ -165,6 +180,30 @@ async function recoveredJournal(stateFolder: string, volume: Volume, uuid: strin
   return journal;
 }
 
+function accessPolicy(options: ServeOptions): AccessPolicy {
+  const parsed = <T>(
+    texts: readonly string[] = [],
+    option: string,
+    form: string,
+    parse: (text: string) => T | undefined,
+  ) =>
+    texts.map((text) => {
+      const rule = parse(text);
+      if (rule === undefined)
+        throw new AgentError("usage", `"${text}" is no value of ${option}: the form is ${form}`);
+      return rule;
+    });
+  return new AccessPolicy(
+    parsed(
+      options.initiator,
+      "--initiator",
+      "NAME[,ro][,plain], such as iqn.2026-11.com.example:*",
+      parseInitiatorRule,
+    ),
+    parsed(options.from, "--from", "ADDRESS[/PREFIX], such as 192.0.2.0/24", parseAddressRule),
+  );
+}
+
 async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
   const stateFolder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
   const units: LogicalUnit[] = [];
@@ -213,9 +252,10 @@ async function serve(options: ServeOptions): Promise<number> {
     );
   }
   const chap = chapPolicy(options);
+  const access = accessPolicy(options);
   const portals = (options.listen ?? ["127.0.0.1:3260"]).map(parseListen);
   for (const { host } of portals) {
-    if (chap !== undefined || /^(127\.|::1$|localhost$)/.test(host)) continue;
+    if (chap !== undefined || options.from !== undefined || /^(127\.|::1$|localhost$)/.test(host)) continue;
     logLine("warning", `it listens on ${host} without CHAP: whoever reaches it can read and write the LUNs`);
   }
   const stopped = signalled();
@@ -225,6 +265,7 @@ async function serve(options: ServeOptions): Promise<number> {
   const target = new IscsiTarget({
     deviceServer,
     chap,
+    access,
     clock: systemClock,
     random: systemRandom,
     crc32c,

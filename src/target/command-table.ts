@@ -33,6 +33,8 @@ interface Options<V> {
   readonly passesAttentions?: boolean;
   /** Carried out also while the unit has no medium that can be used. */
   readonly withoutMedium?: boolean;
+  /** One of the vendor commands: only for initiators with the right to digests. */
+  readonly vendor?: boolean;
   /** Units that have the command; all of them if absent. */
   readonly offered?: (unit: LogicalUnit) => boolean;
 }
@@ -43,6 +45,7 @@ export interface Command {
   readonly serviceAction: number | undefined;
   readonly passesAttentions: boolean;
   readonly withoutMedium: boolean;
+  readonly vendor: boolean;
   access(cdb: Buffer): Access;
   offeredBy(unit: LogicalUnit): boolean;
   dataOutBytes(cdb: Buffer, blockBytes: number): number;
@@ -65,6 +68,7 @@ export function command<F extends Fields>(
     serviceAction: action,
     passesAttentions: options.passesAttentions ?? false,
     withoutMedium: options.withoutMedium ?? false,
+    vendor: options.vendor ?? false,
     access: typeof access === "function" ? (cdb) => access(layout.decode(cdb)) : () => access,
     offeredBy: (unit) => options.offered?.(unit) ?? true,
     dataOutBytes: (cdb, blockBytes) => options.dataOutBytes?.(layout.decode(cdb), blockBytes) ?? 0,

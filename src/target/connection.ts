@@ -27,6 +27,8 @@ export interface ConnectionHost {
   ): Promise<TargetSession | { status: number; why: string }>;
   /** The connection is over; its session, if it had one, has been told. */
   ended(connection: TargetConnection, session: TargetSession | undefined): void;
+  /** Logs the end of a connection that never logged in. */
+  refused(message: string): void;
   log(level: "info" | "warning" | "error", message: string): void;
 }
 
@@ -123,7 +125,11 @@ export class TargetConnection implements SessionLink {
   }
 
   #log(why: string): void {
-    const expected = this.#session !== undefined && /logged out|closed it|is stopping/.test(why);
+    if (!this.#session) {
+      this.#host.refused(`connection from ${this.description} ended: ${why}`);
+      return;
+    }
+    const expected = /logged out|closed it|is stopping/.test(why);
     this.#host.log(expected ? "info" : "warning", `connection from ${this.description} ended: ${why}`);
   }
 

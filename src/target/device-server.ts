@@ -58,14 +58,14 @@ export class DeviceServer {
   /** For data in both directions. */
   readonly buffers = new BufferPool(idleBytesMax);
   readonly #units: ReadonlyMap<number, LogicalUnit>;
-  readonly #tables: ReadonlyMap<LogicalUnit, CommandTable>;
+  readonly #tables: ReadonlyMap<LogicalUnit, Record<"all" | "plain", CommandTable>>;
 
   constructor(names: TargetNames, units: readonly LogicalUnit[]) {
     this.names = names;
     this.#units = new Map(units.map((unit) => [unit.lun, unit]));
     const luns = units.map((unit) => unit.lun);
     const commands = [
-      ...primaryCommands({ names, luns: () => luns, table: (unit) => this.#tables.get(unit)! }),
+      ...primaryCommands({ names, luns: () => luns, table: (unit, nexus) => this.#table(unit, nexus) }),
       ...modeCommands,
       ...blockCommands(this.buffers),
       ...verifyCommands(this.buffers),
@@ -78,7 +78,11 @@ export class DeviceServer {
       ...digestCommands,
     ];
     this.#tables = new Map(
-      units.map((unit) => [unit, new CommandTable(commands.filter((each) => each.offeredBy(unit)))]),
+      units.map((unit) => {
+        const offered = commands.filter((each) => each.offeredBy(unit));
+        const plain = offered.filter((each) => !each.vendor);
+        return [unit, { all: new CommandTable(offered), plain: new CommandTable(plain) }];
+      }),
     );
   }
 
@@ -91,6 +95,11 @@ export class DeviceServer {
     return lun === undefined ? undefined : this.#units.get(lun);
   }
 
+  /** The commands that an initiator has: those that it may not use are as if they were not there. */
+  #table(unit: LogicalUnit, { rights }: Nexus): CommandTable {
+    return this.#tables.get(unit)![rights.digests ? "all" : "plain"];
+  }
+
   nexusBegan(nexus: Nexus): void {
     for (const unit of this.#units.values()) unit.nexusBegan(nexus);
   }
@@ -100,9 +109,9 @@ export class DeviceServer {
   }
 
   /** The Data-Out that the CDB asks for, and the memory that its Data-In will take: bytes. */
-  transferOf(lunField: bigint, cdb: Buffer): { dataOut: number; dataIn: number } {
+  transferOf(nexus: Nexus, lunField: bigint, cdb: Buffer): { dataOut: number; dataIn: number } {
     const unit = this.unit(lunField);
-    const entry = unit && this.#tables.get(unit)!.find(cdb);
+    const entry = unit && this.#table(unit, nexus).find(cdb);
     if (!unit || !entry || cdb.length < entry.layout.bytes) return { dataOut: 0, dataIn: 0 };
     const { blockBytes } = unit.volume.geometry;
     try {
@@ -116,7 +125,7 @@ export class DeviceServer {
   async execute(request: ScsiRequest): Promise<ScsiResult> {
     const unit = this.unit(request.lun);
     if (!unit) return this.#withoutUnit(request);
-    const table = this.#tables.get(unit)!;
+    const table = this.#table(unit, request.nexus);
     const entry = table.find(request.cdb);
     if (!entry?.passesAttentions) {
       const attention = unit.takeAttention(request.nexus);
@@ -124,6 +133,9 @@ export class DeviceServer {
     }
     const wrong = this.#check(request.cdb, entry, table);
     if (wrong) return wrong;
+    if (!request.nexus.rights.writes && entry!.access(request.cdb) === "write") {
+      return checkCondition("writeProtected");
+    }
     if (unit.reservations.any && this.#conflicts(unit, request, entry!)) {
       return { status: status.reservationConflict };
     }
@@ -171,10 +183,10 @@ export class DeviceServer {
     return undefined;
   }
 
-  #withoutUnit({ cdb }: ScsiRequest): ScsiResult {
+  #withoutUnit({ cdb, nexus }: ScsiRequest): ScsiResult {
     switch (cdb[0]) {
       case 0x12:
-        return inquiryResult(undefined, this.names, inquiry.decode(cdb));
+        return inquiryResult(undefined, this.names, nexus, inquiry.decode(cdb));
       case 0xa0:
         return reportLunsResult([...this.#units.keys()], reportLuns.decode(cdb));
       case 0x03: {

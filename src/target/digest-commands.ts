@@ -269,8 +269,9 @@ const listLength = {
   dataOutBytes: ({ parameterListLength }: { parameterListLength: number }) =>
     Math.min(parameterListLength, parameterBytesMax),
   strict: true,
+  vendor: true,
 };
-const strict = { strict: true };
+const strict = { strict: true, vendor: true };
 const listByte = (layout: { fields: { listIdentifier: { byte: number } } }) =>
   layout.fields.listIdentifier.byte;
 

@@ -45,7 +45,7 @@ function blockDescriptor(unit: LogicalUnit, long: boolean): Buffer {
 }
 
 /** `short`: MODE SENSE (6). */
-function modeSense(unit: LogicalUnit, fields: ModeSense, short: boolean): ScsiResult {
+function modeSense({ unit, request }: Call<unknown>, fields: ModeSense, short: boolean): ScsiResult {
   const control = pageControls[fields.pageControl];
   if (control === undefined) return checkCondition("savingParametersNotSupported");
   if (fields.subpageCode !== 0 && fields.subpageCode !== allSubpages) return invalidCdbField(3);
@@ -57,7 +57,7 @@ function modeSense(unit: LogicalUnit, fields: ModeSense, short: boolean): ScsiRe
     pages.push(page);
   }
   const descriptor = fields.dbd ? Buffer.alloc(0) : blockDescriptor(unit, !short && fields.llbaa);
-  const deviceSpecific = (unit.writeProtection ? 0x80 : 0) | 0x10; // WP, DPOFUA
+  const deviceSpecific = (unit.writeProtection || !request.nexus.rights.writes ? 0x80 : 0) | 0x10; // WP, DPOFUA
   const rest = Buffer.concat([descriptor, ...pages]);
   let head: Buffer;
   if (short) {
@@ -108,10 +108,10 @@ function modeSelect(
 const listBytes = { dataOutBytes: (fields: { parameterListLength: number }) => fields.parameterListLength };
 
 export const modeCommands: readonly Command[] = [
-  command(spc.modeSense6, "read", ({ unit, fields }) => modeSense(unit, { ...fields, llbaa: false }, true), {
+  command(spc.modeSense6, "read", (call) => modeSense(call, { ...call.fields, llbaa: false }, true), {
     withoutMedium: true,
   }),
-  command(spc.modeSense10, "read", ({ unit, fields }) => modeSense(unit, fields, false), {
+  command(spc.modeSense10, "read", (call) => modeSense(call, call.fields, false), {
     withoutMedium: true,
   }),
   command(spc.modeSelect6, "write", (call) => modeSelect(call, true), { ...listBytes, withoutMedium: true }),

@@ -5,6 +5,7 @@ import * as spc from "../scsi/spc-commands.ts";
 import { lunListHeader } from "../scsi/spc-commands.ts";
 import { type Call, type Command, type CommandTable, command } from "./command-table.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
+import type { Nexus } from "./nexus.ts";
 import { dataInResult, good, invalidCdbField, type ScsiResult } from "./scsi-task.ts";
 import { standardInquiryData, type TargetNames, vpdPage } from "./vpd-pages.ts";
 
@@ -31,13 +32,14 @@ export function reportLunsResult(
 export function inquiryResult(
   unit: LogicalUnit | undefined,
   names: TargetNames,
+  nexus: Nexus,
   fields: { evpd: boolean; pageCode: number; allocationLength: number },
 ): ScsiResult {
   if (!fields.evpd) {
     if (fields.pageCode !== 0) return invalidCdbField(2);
     return dataInResult(standardInquiryData(names, unit), fields.allocationLength);
   }
-  const page = unit && vpdPage(fields.pageCode, unit, names);
+  const page = unit && vpdPage(fields.pageCode, unit, names, nexus.rights);
   return page ? dataInResult(page, fields.allocationLength) : invalidCdbField(2);
 }
 
@@ -119,8 +121,8 @@ function reportSupported(table: CommandTable, fields: ReportFields): ScsiResult 
 export interface Surroundings {
   readonly names: TargetNames;
   luns(): readonly number[];
-  /** The commands that a unit has. */
-  table(unit: LogicalUnit): CommandTable;
+  /** The commands of a unit that an initiator has. */
+  table(unit: LogicalUnit, nexus: Nexus): CommandTable;
 }
 
 export function primaryCommands(around: Surroundings): Command[] {
@@ -131,7 +133,7 @@ export function primaryCommands(around: Surroundings): Command[] {
     command(
       spc.inquiry,
       "always",
-      ({ unit, fields }) => inquiryResult(unit, around.names, fields),
+      ({ unit, request, fields }) => inquiryResult(unit, around.names, request.nexus, fields),
       passesAttentions,
     ),
     command(
@@ -143,7 +145,7 @@ export function primaryCommands(around: Surroundings): Command[] {
     command(
       spc.reportSupportedOperationCodes,
       "free",
-      ({ unit, fields }) => reportSupported(around.table(unit), fields),
+      ({ unit, request, fields }) => reportSupported(around.table(unit, request.nexus), fields),
       { withoutMedium: true },
     ),
   ];

@@ -309,7 +309,7 @@ export class TargetSession {
       throw new PduViolation(reason.protocolError, "unsolicited data is announced that was not agreed upon");
     }
     const cdb = wholeCdb(pdu, head.cdb);
-    const transfer = this.host.deviceServer.transferOf(head.lun, cdb);
+    const transfer = this.host.deviceServer.transferOf(this.nexus, head.lun, cdb);
     const task = new TargetTask(
       {
         ...head,

@@ -12,10 +12,12 @@ import { loginStatus } from "../iscsi/pdu.ts";
 import type { TextPairs } from "../iscsi/text.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Random } from "../platform/random.ts";
+import { AccessPolicy, type Rights } from "./access.ts";
 import { type ConnectionHost, receiveSegmentBytes, TargetConnection } from "./connection.ts";
 import type { DeviceServer } from "./device-server.ts";
 import type { ChapPolicy, LoginAgreement } from "./login.ts";
 import { nexusKey } from "./nexus.ts";
+import { RefusalLog } from "./refusal-log.ts";
 import { type SessionHost, TargetSession } from "./session.ts";
 import type { TargetTask } from "./target-task.ts";
 
@@ -23,15 +25,20 @@ export interface TargetOptions {
   readonly deviceServer: DeviceServer;
   /** What initiators have to prove; nothing if absent. */
   readonly chap?: ChapPolicy | undefined;
+  /** Who may log in, from where, and what he may do; everybody everything if absent. */
+  readonly access?: AccessPolicy | undefined;
   readonly clock: Clock;
   readonly random: Random;
   readonly crc32c: Crc32c;
   readonly log: (level: "info" | "warning" | "error", message: string) => void;
 }
 
+const noRights: Rights = { writes: false, digests: false };
 const memoryBytes = 64 * MiB;
 const connectionMemoryBytes = 16 * MiB;
-const connectionsMax = 256;
+const sessionsMax = 256;
+/** Connections that have not logged in. When there are more, the oldest of them has to go. */
+const strangersMax = 128;
 const commandsMax = 512;
 const windowMin = 4;
 const windowMax = 64;
@@ -57,6 +64,10 @@ export class IscsiTarget {
   readonly #options: TargetOptions;
   readonly #servers: Server[] = [];
   readonly #connections = new Set<TargetConnection>();
+  /** Those of them that have not logged in, the oldest first. */
+  readonly #strangers = new Set<TargetConnection>();
+  readonly #access: AccessPolicy;
+  readonly #refusals: RefusalLog;
   readonly #sessions = new Map<TargetSession, TargetConnection>();
   /** Sessions whose connection is gone while commands of theirs still execute. */
   readonly #ending = new Set<TargetSession>();
@@ -71,9 +82,12 @@ export class IscsiTarget {
     this.#options = options;
     const { deviceServer, chap, clock, random, crc32c, log } = options;
     const { targetName, portalGroupTag } = deviceServer.names;
+    this.#access = options.access ?? new AccessPolicy();
+    this.#refusals = new RefusalLog(clock, log);
     this.#connectionHost = {
       login: {
-        hasTarget: (name) => name === targetName.toLowerCase(),
+        hasTarget: (name, initiatorName) =>
+          name === targetName.toLowerCase() && this.#access.rightsOf(initiatorName) !== undefined,
         chapFor: () => chap,
         wishes,
         portalGroupTag,
@@ -83,6 +97,7 @@ export class IscsiTarget {
       crc32c,
       begin: (agreement, link) => this.#begin(agreement, link),
       ended: (connection, session) => this.#ended(connection, session),
+      refused: (message) => this.#refusals.add("warning", message),
       log,
     };
     this.#sessionHost = {
@@ -121,13 +136,19 @@ export class IscsiTarget {
   }
 
   #accept(socket: Socket): void {
-    if (this.#stopping || this.#connections.size >= connectionsMax) {
+    if (this.#stopping || !this.#access.admits(socket.remoteAddress)) {
       if (!this.#stopping)
-        this.#options.log("warning", `refused ${socket.remoteAddress}: too many connections`);
+        this.#refusals.add("warning", `refused ${socket.remoteAddress}: its address is not allowed`);
       socket.destroy();
       return;
     }
-    this.#connections.add(new TargetConnection(socket, this.#connectionHost));
+    const connection = new TargetConnection(socket, this.#connectionHost);
+    this.#connections.add(connection);
+    this.#strangers.add(connection);
+    if (this.#strangers.size > strangersMax) {
+      const [oldest] = this.#strangers;
+      oldest!.close(`more than ${strangersMax} connections have not logged in`);
+    }
   }
 
   async #begin(
@@ -137,7 +158,15 @@ export class IscsiTarget {
     const { initiatorName, targetName, isid, parameters } = agreement;
     // A discovery session is no nexus with the target, so it replaces none (RFC 7143, 6.3.5).
     const key = `${nexusKey(initiatorName, isid)}${targetName === undefined ? ",discovery" : ""}`;
-    const nexus = { key, initiatorName, from: link.peer };
+    // An initiator without rights may ask for targets; it is told of none.
+    const rights = this.#access.rightsOf(initiatorName) ?? noRights;
+    const nexus = { key, initiatorName, rights, from: link.peer };
+    if (
+      this.#sessions.size >= sessionsMax &&
+      ![...this.#sessions.keys()].some((each) => each.nexus.key === key)
+    ) {
+      return { status: loginStatus.outOfResources, why: `there are ${sessionsMax} sessions already` };
+    }
     if (agreement.tsih !== 0) {
       const known = [...this.#sessions.keys()].some(
         (session) => session.start.tsih === agreement.tsih && session.nexus.key === nexus.key,
@@ -171,6 +200,7 @@ export class IscsiTarget {
       link,
     );
     this.#sessions.set(session, link);
+    this.#strangers.delete(link);
     if (targetName !== undefined) this.#options.deviceServer.nexusBegan(nexus);
     return session;
   }
@@ -192,6 +222,7 @@ export class IscsiTarget {
 
   #ended(connection: TargetConnection, session: TargetSession | undefined): void {
     this.#connections.delete(connection);
+    this.#strangers.delete(connection);
     if (!session || !this.#sessions.delete(session)) return;
     if (session.start.targetName !== undefined) this.#options.deviceServer.nexusEnded(session.nexus);
     this.#ending.add(session);
@@ -219,6 +250,7 @@ export class IscsiTarget {
       if (!discovery) return undefined;
     }
     if (wanted?.toLowerCase() !== targetName.toLowerCase()) return [];
+    if (!this.#access.rightsOf(session.nexus.initiatorName)) return [];
     const { localAddress, localPort } = this.#sessions.get(session)!.socket;
     const host = localAddress!.includes(":") ? `[${localAddress}]` : localAddress;
     return [

@@ -4,6 +4,7 @@
 import * as data from "../scsi/inquiry-data.ts";
 import { blockLimits, logicalBlockProvisioning } from "../scsi/sbc-commands.ts";
 import { vendorPageCode } from "../scsi/vendor-commands.ts";
+import type { Rights } from "./access.ts";
 import { compareAndWriteBlocksMax } from "./atomic-commands.ts";
 import { atomicBytesMax } from "./atomic-journal.ts";
 import { transferBytesMax } from "./block-commands.ts";
@@ -146,8 +147,17 @@ const pages: Readonly<Record<number, (unit: LogicalUnit, names: TargetNames) => 
 };
 
 /** A page with its head; undefined for one that is not here. */
-export function vpdPage(pageCode: number, unit: LogicalUnit, names: TargetNames): Buffer | undefined {
-  const codes = [0, ...Object.keys(pages).map(Number)].sort((a, b) => a - b);
+export function vpdPage(
+  pageCode: number,
+  unit: LogicalUnit,
+  names: TargetNames,
+  rights: Rights,
+): Buffer | undefined {
+  const shown = Object.keys(pages)
+    .map(Number)
+    .filter((code) => rights.digests || code !== vendorPageCode);
+  if (pageCode !== 0 && !shown.includes(pageCode)) return undefined;
+  const codes = [0, ...shown].sort((a, b) => a - b);
   if (pageCode === 0) return data.encodeVpdPage(0, Buffer.from(codes));
   const body = pages[pageCode]?.(unit, names);
   return body && data.encodeVpdPage(pageCode, body);

@@ -54,6 +54,9 @@ describe.each(kinds)("$name", ({ name: kind, lunOptions = "", blockBytes, suites
     await truncate(folder.file("lun"), 200 * MiB);
     const listen = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
     const lun = ["--lun", `${folder.file("lun")}${lunOptions}`, "--block-size", String(blockBytes)];
+    // The tool knows no CDBs of more than 16 bytes: it stumbles over the vendor commands where it sees them.
+    lun.push("--initiator", "*,plain");
+    lun.push("--state-dir", folder.file("state"));
     served = await serve([...listen, ...lun]);
     while (served.urls.length < 2) await new Promise((resolve) => setTimeout(resolve, 10));
   });

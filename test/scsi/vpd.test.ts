@@ -16,6 +16,7 @@ import {
   parseUuid,
   type VendorPage,
 } from "../../src/scsi/inquiry-data.ts";
+import { allRights } from "../../src/target/access.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import { standardInquiryData, vpdPage } from "../../src/target/vpd-pages.ts";
 import { FakeClock } from "../support/fake-clock.ts";
@@ -42,7 +43,7 @@ function read(program: string, bytes: Buffer, ...more: string[]): string {
   writeFileSync(folder.file("page"), bytes.toString("hex").replace(/../g, "$& "));
   return execFileSync(program, [`--inhex=${folder.file("page")}`, ...more]).toString();
 }
-const page = (code: number, unit = unitOf(512, true)) => vpdPage(code, unit, names)!;
+const page = (code: number, unit = unitOf(512, true)) => vpdPage(code, unit, names, allRights)!;
 
 describe("what the target says, as sg_inq and sg_vpd read it", () => {
   test("standard INQUIRY data", () => {
@@ -61,12 +62,12 @@ describe("what the target says, as sg_inq and sg_vpd read it", () => {
   test("00h: all pages, in order, and each of them is there", () => {
     const codes = [...page(0).subarray(4)];
     expect(codes).toEqual([...codes].sort((a, b) => a - b));
-    expect(codes).toEqual([0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2, 0xdb]);
+    expect(codes).toEqual([0x00, 0x80, 0x83, 0x8f, 0xb0, 0xb1, 0xb2, 0xdb]);
     for (const code of codes) {
       const bytes = page(code);
       expect([bytes[0], bytes[1], bytes.readUInt16BE(2)]).toEqual([0, code, bytes.length - 4]);
     }
-    expect(vpdPage(0x89, unitOf(512, true), names)).toBeUndefined();
+    expect(vpdPage(0x89, unitOf(512, true), names, allRights)).toBeUndefined();
     expect(read("sg_vpd", page(0), "--page=sv")).toMatch(
       /Unit serial number.*Device identification.*Block limits.*Logical block provisioning/s,
     );

@@ -3,6 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { type Clock, systemClock } from "../../src/platform/clock.ts";
 import { crc32c } from "../../src/platform/native-digest.ts";
 import { systemRandom } from "../../src/platform/random.ts";
+import type { AccessPolicy } from "../../src/target/access.ts";
 import { DeviceServer } from "../../src/target/device-server.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import type { ChapPolicy } from "../../src/target/login.ts";
@@ -39,7 +40,7 @@ export class TestTarget implements AsyncDisposable {
   /** One LUN for each of `contents`; `readonly` lists those that refuse writes. */
   static async serving(
     contents: readonly Buffer[],
-    options: { chap?: ChapPolicy; readonly?: readonly number[]; clock?: Clock } = {},
+    options: { chap?: ChapPolicy; access?: AccessPolicy; readonly?: readonly number[]; clock?: Clock } = {},
   ): Promise<TestTarget> {
     const clock = options.clock ?? systemClock;
     const folder = await WorkFolder.make();
@@ -57,6 +58,7 @@ export class TestTarget implements AsyncDisposable {
     const target = new IscsiTarget({
       deviceServer: new DeviceServer({ targetName, portalGroupTag: 1, revision: "0.1" }, units),
       chap: options.chap,
+      access: options.access,
       clock,
       random: systemRandom,
       crc32c,

@@ -3,6 +3,7 @@ import { lengthOf } from "../../src/base/bytes.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import type { Condition } from "../../src/scsi/sense.ts";
 import { condition } from "../../src/scsi/sense.ts";
+import { allRights } from "../../src/target/access.ts";
 import { DeviceServer } from "../../src/target/device-server.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import { type Nexus, nexusKey } from "../../src/target/nexus.ts";
@@ -11,7 +12,12 @@ import { MemoryVolume } from "./memory-volume.ts";
 
 export const nexusOf = (port: number): Nexus => {
   const initiatorName = `iqn.2026-11.com.example:host-${port}`;
-  return { key: nexusKey(initiatorName, Buffer.from([0x80, 0, 0, 0, 0, port])), initiatorName, from: "here" };
+  return {
+    key: nexusKey(initiatorName, Buffer.from([0x80, 0, 0, 0, 0, port])),
+    initiatorName,
+    rights: allRights,
+    from: "here",
+  };
 };
 
 export class UnitUnderTest {

@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { condition, decodeSense, type Sense } from "../../src/scsi/sense.ts";
 import { reportLuns, requestSense } from "../../src/scsi/spc-commands.ts";
 import { receive16, submit16 } from "../../src/scsi/vendor-commands.ts";
+import { allRights } from "../../src/target/access.ts";
 import { DeviceServer, lunOf } from "../../src/target/device-server.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import { type Nexus, nexusKey } from "../../src/target/nexus.ts";
@@ -15,7 +16,12 @@ const unitOf = (lun = 0, clock = new FakeClock()) =>
   new LogicalUnit(lun, new MemoryVolume("m", Buffer.alloc(8192), 512), { readonly: false, uuid, clock });
 const nexus = (port: number): Nexus => {
   const isid = Buffer.from([0x80, 0, 0, 0, 0, port]);
-  return { key: nexusKey("iqn.2026-11.x:a", isid), initiatorName: "iqn.2026-11.x:a", from: "here" };
+  return {
+    key: nexusKey("iqn.2026-11.x:a", isid),
+    initiatorName: "iqn.2026-11.x:a",
+    rights: allRights,
+    from: "here",
+  };
 };
 const [first, second] = [nexus(1), nexus(2)];
 
