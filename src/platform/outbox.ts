@@ -4,6 +4,8 @@
 // ones are sent from where they lie. A lent buffer is free again when its `onSent` is called, which happens once in
 // every case, also when the socket dies first.
 import type { Socket } from "node:net";
+import { slicesOf } from "../base/bytes.ts";
+import { sendNow } from "./tcp.ts";
 
 const copyBelow = 2048;
 const slabBytes = 64 * 1024;
@@ -27,6 +29,11 @@ export class Outbox {
   /** Bytes that are not with the kernel yet. */
   get queuedBytes(): number {
     return this.#queuedBytes + this.#socket.writableLength;
+  }
+
+  /** Bytes that the kernel has taken so far. */
+  get takenBytes(): number {
+    return this.bytesSent - this.#socket.writableLength;
   }
 
   /** Queues the pieces of one PDU. */
@@ -59,9 +66,10 @@ export class Outbox {
     const chunks = this.#chunks;
     const callbacks = this.#callbacks;
     if (chunks.length === 0) return;
+    const bytes = this.#queuedBytes;
     this.#chunks = [];
     this.#callbacks = [];
-    this.bytesSent += this.#queuedBytes;
+    this.bytesSent += bytes;
     this.#queuedBytes = 0;
     const sent = () => {
       for (const callback of callbacks) callback();
@@ -70,9 +78,16 @@ export class Outbox {
       sent();
       return;
     }
+    const taken = sendNow(this.#socket, chunks);
+    if (taken === bytes) {
+      this.#slabStart = this.#slabEnd = 0;
+      sent();
+      return;
+    }
+    const rest = taken === 0 ? chunks : slicesOf(chunks, taken, bytes - taken);
     this.#socket.cork();
-    for (let i = 0; i < chunks.length - 1; i++) this.#socket.write(chunks[i]!);
-    this.#socket.write(chunks[chunks.length - 1]!, callbacks.length > 0 ? sent : undefined);
+    for (let i = 0; i < rest.length - 1; i++) this.#socket.write(rest[i]!);
+    this.#socket.write(rest[rest.length - 1]!, callbacks.length > 0 ? sent : undefined);
     this.#socket.uncork();
   }
 

@@ -215,7 +215,7 @@ export class TargetConnection implements SessionLink {
   #watch(): void {
     this.#timer = this.#host.clock.after(watchMs, () => {
       const now = this.#host.clock.monotonicMs();
-      const taken = this.socket.bytesWritten - this.socket.writableLength;
+      const taken = this.#outbox.takenBytes;
       if (taken !== this.#taken || this.#outbox.queuedBytes === 0) {
         this.#taken = taken;
         this.#progressMs = now;
