@@ -9,6 +9,8 @@ import { sendNow } from "./tcp.ts";
 
 const copyBelow = 2048;
 const slabBytes = 64 * 1024;
+/** With more than this the kernel gets to work while the rest is made. */
+const heldBytesMax = 1024 * 1024;
 
 export class Outbox {
   readonly #socket: Socket;
@@ -18,6 +20,7 @@ export class Outbox {
   #slabEnd = 0;
   #callbacks: (() => void)[] = [];
   #scheduled = false;
+  #held = false;
   #queuedBytes = 0;
   /** Bytes given to the socket so far. */
   bytesSent = 0;
@@ -54,9 +57,24 @@ export class Outbox {
       this.#slabEnd += piece.length;
     }
     if (onSent) this.#callbacks.push(onSent);
+    if (this.#held) {
+      if (this.#queuedBytes >= heldBytesMax) this.flush();
+      return;
+    }
     if (this.#scheduled) return;
     this.#scheduled = true;
     setImmediate(() => this.flush());
+  }
+
+  /** Everything that `action` writes has been given to the socket when this returns. */
+  batch(action: () => void): void {
+    this.#held = true;
+    try {
+      action();
+    } finally {
+      this.#held = false;
+      this.flush();
+    }
   }
 
   /** Gives everything to the socket now. */

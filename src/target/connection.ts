@@ -132,7 +132,7 @@ export class TargetConnection implements SessionLink {
     this.#heardMs = this.#host.clock.monotonicMs();
     this.#pingedMs = undefined;
     try {
-      this.#decoder.push(chunk, this.#sink);
+      this.#outbox.batch(() => this.#decoder.push(chunk, this.#sink));
     } catch (error) {
       if (error instanceof FramingError) this.finish(`it broke the protocol: ${error.message}`);
       else {
