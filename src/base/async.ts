@@ -32,6 +32,18 @@ export class Semaphore {
     } else {
       this.#used += wanted;
     }
+    return this.#release(wanted);
+  }
+
+  /** Likewise, if that takes no waiting; undefined otherwise. */
+  tryAcquire(units = 1): (() => void) | undefined {
+    const wanted = Math.min(units, this.capacity);
+    if (this.#waiting.length > 0 || this.#used + wanted > this.capacity) return undefined;
+    this.#used += wanted;
+    return this.#release(wanted);
+  }
+
+  #release(wanted: number): () => void {
     let held = true;
     return () => {
       if (!held) return;

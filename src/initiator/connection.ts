@@ -91,7 +91,7 @@ export class Connection {
 
   /** Bytes on the wire so far. */
   get bytesSent(): number {
-    return this.#socket.bytesWritten;
+    return this.#outbox.bytesSent;
   }
 
   get bytesReceived(): number {

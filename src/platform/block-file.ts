@@ -54,8 +54,21 @@ const flagUnmap = 4;
 const now = { done: 0, waits: 1, unknown: 2 } as const;
 const output = { identifiers: 0, encode: 1, decode: 2 } as const;
 
-/** More than this is left to the threads even if it takes no waiting: the event loop has others to serve. */
+/** More than this at once is left to the threads even if it takes no waiting: they copy beside the event loop. */
 const nowBytesMax = 256 * 1024;
+/** Likewise more than this in one turn of the event loop, of what is not small. */
+const nowBytesOfTurnMax = 512 * 1024;
+const smallBytes = 16 * 1024;
+let nowBytesOfTurn = 0;
+
+/** Whether so many bytes may be copied on the event loop. */
+function mayCopyNow(bytes: number): boolean {
+  if (bytes <= smallBytes) return true;
+  if (bytes > nowBytesMax || nowBytesOfTurn + bytes > nowBytesOfTurnMax) return false;
+  if (nowBytesOfTurn === 0) setImmediate(() => (nowBytesOfTurn = 0));
+  nowBytesOfTurn += bytes;
+  return true;
+}
 
 interface Completion {
   result: number;
@@ -250,13 +263,33 @@ export class BlockFile implements AsyncDisposable {
     return new BlockFile(path, writable, opened);
   }
 
+  /**
+   * Fills `buffer` at once and returns true, if that takes no waiting for a device; false otherwise, also where nobody
+   * can tell, and for everything that goes wrong: read() will say what.
+   */
+  readNow(offset: number, buffer: Uint8Array): boolean {
+    if (!this.#readsNow || !mayCopyNow(buffer.byteLength)) return false;
+    const result = addon.readNow(this.#id, offset, buffer);
+    if (result === now.unknown) this.#readsNow = false;
+    return result === now.done;
+  }
+
+  /**
+   * Writes the buffers into the page cache at once and returns true, if that takes no waiting; false otherwise, as for
+   * readNow(): a part of them may then have been written.
+   */
+  writeNow(offset: number, buffers: readonly Uint8Array[]): boolean {
+    if (!this.#writesNow) return false;
+    let length = 0;
+    for (const buffer of buffers) length += buffer.byteLength;
+    if (!mayCopyNow(length)) return false;
+    const result = addon.writeNow(this.#id, offset, buffers);
+    if (result === now.unknown) this.#writesNow = false;
+    return result === now.done;
+  }
+
   /** Fills `buffer`. `direct` reads past the page cache. @throws SystemError; EIO names the first bad block */
   async read(offset: number, buffer: Uint8Array, options: { direct?: boolean } = {}): Promise<void> {
-    if (!options.direct && this.#readsNow && buffer.byteLength <= nowBytesMax) {
-      const result = addon.readNow(this.#id, offset, buffer);
-      if (result === now.done) return;
-      if (result === now.unknown) this.#readsNow = false;
-    }
     await settled(
       request(kind.read, this.#id, options.direct ? flagDirect : 0, offset, buffer.byteLength, [buffer]),
     );
@@ -270,11 +303,6 @@ export class BlockFile implements AsyncDisposable {
   ): Promise<void> {
     let length = 0;
     for (const buffer of buffers) length += buffer.byteLength;
-    if (!options.durable && this.#writesNow && length <= nowBytesMax) {
-      const result = addon.writeNow(this.#id, offset, buffers);
-      if (result === now.done) return;
-      if (result === now.unknown) this.#writesNow = false;
-    }
     await settled(request(kind.write, this.#id, options.durable ? flagDurable : 0, offset, length, buffers));
   }
 

@@ -3,7 +3,12 @@
 // Node makes a new buffer for every read of a socket; at GiB a second the garbage collector then does more than the
 // program. Its `onread` option avoids that for sockets that connect; for those that a server accepted, the connection's
 // handle is put into a socket with that option. Where Node has no such handle, ordinary reads do.
+//
+// Sending likewise: a small reply costs less than the streams that it would pass on its way to the kernel.
 import { connect, Socket } from "node:net";
+import { native } from "./native.ts";
+
+const addon = native as unknown as { sendNow(fd: number, pieces: readonly Uint8Array[]): number };
 
 const readBytes = 256 * 1024;
 
@@ -40,4 +45,14 @@ export function acceptTcp(accepted: Socket, onBytes: OnBytes): Socket {
   socket.setNoDelay(true);
   socket.resume();
   return socket;
+}
+
+/**
+ * How many bytes of `pieces` the kernel took at once; the rest is to be written to the socket. Takes nothing while the
+ * socket still has something to send.
+ */
+export function sendNow(socket: Socket, pieces: readonly Buffer[]): number {
+  if (socket.writableLength > 0 || socket.connecting || !socket.writable) return 0;
+  const fd = (socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd;
+  return fd === undefined || fd < 0 ? 0 : addon.sendNow(fd, pieces);
 }

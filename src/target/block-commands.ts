@@ -52,12 +52,12 @@ function checkTransfer(unit: LogicalUnit, transfer: Transfer): number | ScsiResu
   return lba;
 }
 
-async function read(
+function read(
   unit: LogicalUnit,
   request: ScsiRequest,
   transfer: Transfer,
   pool: BufferPool,
-): Promise<ScsiResult> {
+): ScsiResult | Promise<ScsiResult> {
   const lba = checkTransfer(unit, transfer);
   if (typeof lba !== "number") return lba;
   const { blockBytes } = unit.volume.geometry;
@@ -66,16 +66,22 @@ async function read(
   const bytes = Math.min(transferBytes, Math.ceil(request.dataInBytesMax / blockBytes) * blockBytes);
   if (bytes === 0) return { status: status.good, transferBytes };
   const { buffer, giveBack } = pool.borrow(bytes);
-  try {
-    await unit.volume.read(lba, buffer, { fresh: transfer.fua });
-  } catch (error) {
-    giveBack();
-    return failedResult(error, "read");
-  }
-  return { status: status.good, dataIn: [buffer], transferBytes, release: giveBack };
+  const done = { status: status.good, dataIn: [buffer], transferBytes, release: giveBack };
+  if (!transfer.fua && unit.volume.readNow(lba, buffer)) return done;
+  return unit.volume.read(lba, buffer, { fresh: transfer.fua }).then(
+    () => done,
+    (error) => {
+      giveBack();
+      return failedResult(error, "read");
+    },
+  );
 }
 
-async function write(unit: LogicalUnit, request: ScsiRequest, transfer: Transfer): Promise<ScsiResult> {
+function write(
+  unit: LogicalUnit,
+  request: ScsiRequest,
+  transfer: Transfer,
+): ScsiResult | Promise<ScsiResult> {
   const lba = checkTransfer(unit, transfer);
   if (typeof lba !== "number") return lba;
   if (unit.writeProtection) return checkCondition(unit.writeProtection);
@@ -86,12 +92,12 @@ async function write(unit: LogicalUnit, request: ScsiRequest, transfer: Transfer
   const bytes = Math.min(transferBytes, arrived - (arrived % blockBytes));
   if (bytes === 0) return { status: status.good, transferBytes };
   const pieces = bytes === arrived ? request.dataOut : slicesOf(request.dataOut, 0, bytes);
-  try {
-    await unit.volume.write(lba, pieces, { durable: transfer.fua });
-  } catch (error) {
-    return failedResult(error, "write");
-  }
-  return { status: status.good, transferBytes };
+  const done = { status: status.good, transferBytes };
+  if (!transfer.fua && unit.volume.writeNow(lba, pieces)) return done;
+  return unit.volume.write(lba, pieces, { durable: transfer.fua }).then(
+    () => done,
+    (error) => failedResult(error, "write"),
+  );
 }
 
 async function flush({ unit }: Call<unknown>, lba: bigint | number, blocks: number): Promise<ScsiResult> {

@@ -138,7 +138,7 @@ export class TargetConnection implements SessionLink {
     this.#heardMs = this.#host.clock.monotonicMs();
     this.#pingedMs = undefined;
     try {
-      this.#decoder.push(chunk, this.#sink);
+      this.#outbox.batch(() => this.#decoder.push(chunk, this.#sink));
     } catch (error) {
       if (error instanceof FramingError) this.finish(`it broke the protocol: ${error.message}`);
       else {
@@ -221,7 +221,7 @@ export class TargetConnection implements SessionLink {
   #watch(): void {
     this.#timer = this.#host.clock.after(watchMs, () => {
       const now = this.#host.clock.monotonicMs();
-      const taken = this.socket.bytesWritten - this.socket.writableLength;
+      const taken = this.#outbox.takenBytes;
       if (taken !== this.#taken || this.#outbox.queuedBytes === 0) {
         this.#taken = taken;
         this.#progressMs = now;

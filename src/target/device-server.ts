@@ -122,7 +122,8 @@ export class DeviceServer {
     }
   }
 
-  async execute(request: ScsiRequest): Promise<ScsiResult> {
+  /** The result, at once where the command takes no waiting. */
+  execute(request: ScsiRequest): ScsiResult | Promise<ScsiResult> {
     const unit = this.unit(request.lun);
     if (!unit) return this.#withoutUnit(request);
     const table = this.#table(unit, request.nexus);
@@ -140,12 +141,17 @@ export class DeviceServer {
       return { status: status.reservationConflict };
     }
     if (!entry!.withoutMedium && unit.notReady) return checkCondition(unit.notReady);
-    try {
-      const result = await entry!.run(unit, request);
-      return result.sense && unit.modes.descriptorSense ? { ...result, descriptorSense: true } : result;
-    } catch (error) {
+    const finished = (result: ScsiResult) =>
+      result.sense && unit.modes.descriptorSense ? { ...result, descriptorSense: true } : result;
+    const failed = (error: unknown) => {
       if (error instanceof LayoutError) return invalidCdbField(error.byte, error.bit);
       throw error;
+    };
+    try {
+      const result = entry!.run(unit, request);
+      return result instanceof Promise ? result.then(finished).catch(failed) : finished(result);
+    } catch (error) {
+      return failed(error);
     }
   }
 

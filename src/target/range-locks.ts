@@ -30,6 +30,11 @@ export class RangeLocks {
   /** Exclusive actions that run or wait. */
   #exclusive = 0;
 
+  /** Nothing is exclusive, so that nobody would have to wait. */
+  get open(): boolean {
+    return this.#exclusive === 0;
+  }
+
   /** The call that leaves the range; a promise of it where others are before. */
   enter(start: number, blocks: number, access: Access): Leave | Promise<Leave> {
     if (access === "read" && this.#exclusive === 0) return nothingToLeave;

@@ -31,13 +31,14 @@ function residual(expected: number, actual: number) {
   };
 }
 
-/** Sends everything; the result's buffers are given back once they are with the kernel. */
+/** Sends everything; `release` is called once the result's buffers are with the kernel. */
 export function sendResult(
   task: TargetTask,
   result: ScsiResult,
   numbers: Numbers,
   limits: ResponseLimits,
   send: Send,
+  release: () => void,
 ): void {
   const { initiatorTaskTag, read, expectedDataTransferLength: expected } = task.start;
   const isGood = result.status === status.good;
@@ -62,13 +63,17 @@ export function sendResult(
       maxCmdSN: numbers.maxCmdSN,
       dataSN: dataSN++,
       bufferOffset: at,
-      ...(last && { status: result.status, statSN: numbers.nextStatSN(), ...residue }),
+      status: last ? result.status : 0,
+      statSN: last ? numbers.nextStatSN() : 0,
+      residualOverflow: last && residue.residualOverflow,
+      residualUnderflow: last && residue.residualUnderflow,
+      residualCount: last ? residue.residualCount : 0,
     });
-    send(header, slicesOf(dataIn, at, bytes), last ? result.release : undefined);
+    send(header, bytes === available ? dataIn : slicesOf(dataIn, at, bytes), last ? release : undefined);
     at += bytes;
   }
   if (sendable > 0) return;
-  result.release?.();
+  release();
   let data: Buffer[] | undefined;
   if (result.sense) {
     const sense = encodeSense(result.sense, result.descriptorSense);

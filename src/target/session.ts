@@ -15,11 +15,11 @@ import { serialBefore } from "../iscsi/serial.ts";
 import { TextError, type TextPairs } from "../iscsi/text.ts";
 import type { DeviceServer } from "./device-server.ts";
 import type { Nexus } from "./nexus.ts";
-import { sendResult } from "./responses.ts";
+import { type ResponseLimits, sendResult } from "./responses.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
 import { SessionNumbers } from "./sequence.ts";
 import { logout, nopOut, textRequest } from "./session-services.ts";
-import { PduViolation, TargetTask, wholeCdb } from "./target-task.ts";
+import { PduViolation, TargetTask, TaskRequest, wholeCdb } from "./target-task.ts";
 import { manageTasks } from "./task-management.ts";
 
 /** The connection, as the session sees it. */
@@ -68,6 +68,8 @@ export class TargetSession {
   #over = false;
   /** What came before its turn, by CmdSN; undefined where nothing is to be carried out when the turn comes. */
   readonly #early = new Map<number, Pdu | undefined>();
+  /** What is carried out next: counted in ExpCmdSN already, since that says what has come. */
+  readonly #due: Pdu[] = [];
   /** Tasks whose late Data-Out is to be ignored. */
   readonly #aborted = new Set<number>();
   /** Text of a request that goes on in the next PDU. */
@@ -78,12 +80,19 @@ export class TargetSession {
   /** Immediate data of the PDU under way. */
   #immediate: { buffer: Buffer; giveBack: () => void } | undefined;
   #waste = Buffer.alloc(0);
+  readonly #limits: ResponseLimits;
+  readonly #send = (header: Buffer, data?: readonly Buffer[], onSent?: () => void) =>
+    this.send(header, data, onSent);
 
   constructor(start: SessionStart, host: SessionHost, link: SessionLink) {
     this.start = start;
     this.host = host;
     this.link = link;
-    const outstanding = () => this.tasks.size + this.#early.size;
+    this.#limits = {
+      segmentBytesMax: start.parameters.MaxRecvDataSegmentLength,
+      burstBytesMax: start.parameters.MaxBurstLength,
+    };
+    const outstanding = () => this.tasks.size + this.#early.size + this.#due.length;
     this.numbers = new SessionNumbers(start.cmdSN, start.window, outstanding);
   }
 
@@ -96,6 +105,7 @@ export class TargetSession {
     if (this.#over) return;
     this.#over = true;
     this.#early.clear();
+    this.#due.length = 0;
     for (const task of [...this.tasks.values()]) this.abortTask(task);
   }
 
@@ -239,18 +249,25 @@ export class TargetSession {
         return;
       case "now":
         this.numbers.advance();
-        this.#carryOut(opcode, pdu);
-        this.#takeDue();
+        if (this.#early.size === 0) this.#carryOut(opcode, pdu);
+        else {
+          this.#due.push(pdu);
+          this.#takeDue();
+        }
     }
   }
 
-  /** What came early, and whose turn it is now. */
+  /** Carries out what is due, and what came early and is due after it. */
   #takeDue(): void {
-    for (let due = this.numbers.expCmdSN; !this.#over && this.#early.has(due); due = this.numbers.expCmdSN) {
+    for (let due = this.numbers.expCmdSN; this.#early.has(due); due = this.numbers.expCmdSN) {
       const next = this.#early.get(due);
       this.#early.delete(due);
       this.numbers.advance();
-      if (next) this.#guarded(next.header, () => this.#carryOut(next.header[0]! & 0x3f, next));
+      if (next) this.#due.push(next);
+    }
+    for (let next = this.#due.shift(); next; next = this.#due.shift()) {
+      const pdu = next;
+      this.#guarded(pdu.header, () => this.#carryOut(pdu.header[0]! & 0x3f, pdu));
     }
   }
 
@@ -330,13 +347,25 @@ export class TargetSession {
     const bytes = dataIn + task.missing;
     if (head.read && head.write) this.#finish(task, checkCondition("invalidFieldInCdb"));
     else if (bytes === 0) this.#advance(task);
-    else void this.#withMemory(task, bytes);
+    else {
+      const own = this.start.memory.tryAcquire(bytes);
+      const shared = own && this.host.memory.tryAcquire(bytes);
+      if (own && shared) this.#granted(task, own, shared);
+      else {
+        own?.();
+        void this.#withMemory(task, bytes);
+      }
+    }
   }
 
   async #withMemory(task: TargetTask, bytes: number): Promise<void> {
     // The connection's share first: one that is at its limit must not hold up others.
     const own = await this.start.memory.acquire(bytes);
     const shared = await this.host.memory.acquire(bytes);
+    this.#granted(task, own, shared);
+  }
+
+  #granted(task: TargetTask, own: () => void, shared: () => void): void {
     const release = () => {
       shared();
       own();
@@ -356,7 +385,7 @@ export class TargetSession {
       return;
     }
     if (task.complete) {
-      void this.#execute(task);
+      this.#execute(task);
       return;
     }
     if (!task.quiet || task.missing === 0) return;
@@ -401,23 +430,23 @@ export class TargetSession {
 
   // --- executing and answering ---
 
-  async #execute(task: TargetTask): Promise<void> {
+  #execute(task: TargetTask): void {
     task.state = "executing";
-    let result: ScsiResult;
-    try {
-      result = await this.host.deviceServer.execute({
-        nexus: this.nexus,
-        lun: task.start.lun,
-        cdb: task.start.cdb,
-        dataOut: task.dataOut,
-        dataOutBytesAnnounced: task.start.write ? task.start.expectedDataTransferLength : 0,
-        dataInBytesMax: task.start.read ? task.start.expectedDataTransferLength : 0,
-        signal: task.abort.signal,
-      });
-    } catch (error) {
+    const faulty = (error: unknown) => {
       this.host.log("error", `a command failed by a fault of this program: ${(error as Error).stack}`);
-      result = checkCondition("internalTargetFailure");
+      return checkCondition("internalTargetFailure");
+    };
+    let result: ScsiResult | Promise<ScsiResult>;
+    try {
+      result = this.host.deviceServer.execute(new TaskRequest(this.nexus, task));
+    } catch (error) {
+      result = faulty(error);
     }
+    if (!(result instanceof Promise) && !result.abortsCommandsOf) this.#finish(task, result);
+    else void Promise.resolve(result).catch(faulty).then((later) => this.#executed(task, later));
+  }
+
+  async #executed(task: TargetTask, result: ScsiResult): Promise<void> {
     const { abortsCommandsOf: ports } = result;
     if (ports) {
       const unit = this.host.deviceServer.unit(task.start.lun);
@@ -446,22 +475,13 @@ export class TargetSession {
       release?.();
       memory?.();
     };
-    sendResult(
-      task,
-      { ...result, release: sent },
-      this.numbers,
-      {
-        segmentBytesMax: this.start.parameters.MaxRecvDataSegmentLength,
-        burstBytesMax: this.start.parameters.MaxBurstLength,
-      },
-      (header, data, onSent) => this.send(header, data, onSent),
-    );
+    sendResult(task, result, this.numbers, this.#limits, this.#send, sent);
     task.settle();
   }
 
   /** The task is never answered; what it executes is left to end. */
   abortTask(task: TargetTask): void {
-    task.abort.abort();
+    task.abort();
     this.#rememberAborted(task.start.initiatorTaskTag);
     if (task.state !== "collecting") return;
     this.tasks.delete(task.start.initiatorTaskTag);

@@ -5,10 +5,13 @@
 // nothing goes into it any more.
 //
 // Source: RFC 7143, 4.2.5.4 (R2T), 11.7 (Data-Out).
+import { type Deferred, deferred } from "../base/async.ts";
 import type { BufferPool } from "../base/buffer-pool.ts";
 import { slicesOf } from "../base/bytes.ts";
 import { additionalHeaders, ahsTypeExtendedCdb, type Pdu } from "../iscsi/framing.ts";
 import { type dataOutPdu, noTag, rejectReason } from "../iscsi/pdu.ts";
+import type { Nexus } from "./nexus.ts";
+import type { ScsiRequest } from "./scsi-task.ts";
 
 /** The initiator sent what it must not: a Reject with this reason, and the connection is closed. */
 export class PduViolation extends Error {
@@ -58,10 +61,10 @@ export interface TaskStart {
 
 export class TargetTask {
   readonly start: TaskStart;
-  readonly abort = new AbortController();
-  /** Resolves when nothing is done for the task any more. */
-  readonly settled: Promise<void>;
-  readonly settle: () => void;
+  aborted = false;
+  /** Made for who asks for its signal or its promise: most tasks end before anybody does. */
+  #abort: AbortController | undefined;
+  #settled: Deferred<void> | undefined;
   state: "collecting" | "executing" | "settled" = "collecting";
   /** R2Ts that were sent. */
   r2tCount = 0;
@@ -82,24 +85,40 @@ export class TargetTask {
   constructor(start: TaskStart, pool: BufferPool) {
     this.#pool = pool;
     this.start = start;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.settled = promise;
-    this.settle = () => {
-      this.state = "settled";
-      this.memory?.();
-      this.memory = undefined;
-      this.#pieces = [];
-      const giveBacks = this.#giveBack.splice(0);
-      // The rest of a Data-Out that is under way still goes into its buffer: nobody else may have that.
-      if (!this.#filling) for (const giveBack of giveBacks) giveBack();
-      resolve();
-    };
     this.#keepBytes = Math.min(start.dataOutWanted, start.write ? start.expectedDataTransferLength : 0);
     this.#unsolicited = start.unsolicitedBytesMax > 0;
   }
 
-  get aborted(): boolean {
-    return this.abort.signal.aborted;
+  /** Nothing is done for the task any more. */
+  settle(): void {
+    this.state = "settled";
+    this.memory?.();
+    this.memory = undefined;
+    this.#pieces = [];
+    const giveBacks = this.#giveBack;
+    this.#giveBack = [];
+    // The rest of a Data-Out that is under way still goes into its buffer: nobody else may have that.
+    if (!this.#filling) for (const giveBack of giveBacks) giveBack();
+    this.#settled?.resolve();
+  }
+
+  /** Resolves when nothing is done for the task any more. */
+  get settled(): Promise<void> {
+    this.#settled ??= deferred();
+    if (this.state === "settled") this.#settled.resolve();
+    return this.#settled.promise;
+  }
+
+  abort(): void {
+    this.aborted = true;
+    this.#abort?.abort();
+  }
+
+  /** Tells who executes the task that it was aborted. */
+  get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    if (this.aborted) this.#abort.abort();
+    return this.#abort.signal;
   }
 
   get dataOut(): readonly Buffer[] {
@@ -191,6 +210,32 @@ export class TargetTask {
     this.#nextDataSN = 0;
     if (header.targetTransferTag === noTag) this.#unsolicited = false;
     else this.#burst = undefined;
+  }
+}
+
+/** A task as the device server sees it. */
+export class TaskRequest implements ScsiRequest {
+  readonly nexus: Nexus;
+  readonly lun: bigint;
+  readonly cdb: Buffer;
+  readonly dataOut: readonly Buffer[];
+  readonly dataOutBytesAnnounced: number;
+  readonly dataInBytesMax: number;
+  readonly #task: TargetTask;
+
+  constructor(nexus: Nexus, task: TargetTask) {
+    const { lun, cdb, read, write, expectedDataTransferLength } = task.start;
+    this.nexus = nexus;
+    this.lun = lun;
+    this.cdb = cdb;
+    this.dataOut = task.dataOut;
+    this.dataOutBytesAnnounced = write ? expectedDataTransferLength : 0;
+    this.dataInBytesMax = read ? expectedDataTransferLength : 0;
+    this.#task = task;
+  }
+
+  get signal(): AbortSignal {
+    return this.#task.signal;
   }
 }
 

@@ -60,6 +60,16 @@ export class UnitVolume implements Volume {
     );
   }
 
+  // Done before anybody else can begin anything, so that it needs no entry among the ranges.
+
+  readNow(lba: number, buffer: Buffer): boolean {
+    return this.#locks.open && (this.#volume.readNow?.(lba, buffer) ?? false);
+  }
+
+  writeNow(lba: number, pieces: readonly Buffer[]): boolean {
+    return this.writeCache && this.#locks.open && (this.#volume.writeNow?.(lba, pieces) ?? false);
+  }
+
   zero(lba: number, blocks: number, options?: { unmap?: boolean }, signal?: AbortSignal): Promise<void> {
     return this.#within("write", lba, blocks, () => this.#zeroNow(lba, blocks, options, signal));
   }

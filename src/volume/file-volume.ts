@@ -132,6 +132,18 @@ export class FileVolume implements Volume {
     );
   }
 
+  readNow(lba: number, buffer: Buffer): boolean {
+    const { blockBytes } = this.geometry;
+    checkRange(this, lba, buffer.length / blockBytes);
+    return this.#file.readNow(lba * blockBytes, buffer);
+  }
+
+  writeNow(lba: number, pieces: readonly Buffer[]): boolean {
+    const { blockBytes } = this.geometry;
+    checkRange(this, lba, lengthOf(pieces) / blockBytes);
+    return this.#file.writeNow(lba * blockBytes, pieces);
+  }
+
   async write(lba: number, pieces: readonly Buffer[], options: WriteOptions = {}): Promise<void> {
     const blocks = lengthOf(pieces) / this.geometry.blockBytes;
     checkRange(this, lba, blocks);

@@ -97,6 +97,15 @@ export interface Volume extends AsyncDisposable {
   /** Fills `buffer`, a whole number of blocks. @throws AgentError `medium_error` with the LBA */
   read(lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal): Promise<void>;
 
+  /**
+   * Fills `buffer` before it returns, if that takes no waiting for a device or a peer; returns false otherwise, and for
+   * everything that goes wrong: read() will say what. The buffer then holds anything.
+   */
+  readNow?(lba: number, buffer: Buffer): boolean;
+
+  /** Likewise for write(); where it returns false, a part of the pieces may have been written. */
+  writeNow?(lba: number, pieces: readonly Buffer[]): boolean;
+
   /** Writes the pieces one after another; together a whole number of blocks. @throws AgentError `no_space`, … */
   write(lba: number, pieces: readonly Buffer[], options?: WriteOptions, signal?: AbortSignal): Promise<void>;
 

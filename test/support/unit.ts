@@ -47,7 +47,12 @@ export class UnitUnderTest {
     return nexus;
   }
 
-  execute(nexus: Nexus, cdb: Buffer, dataOut: readonly Buffer[] = [], signal = new AbortController().signal) {
+  async execute(
+    nexus: Nexus,
+    cdb: Buffer,
+    dataOut: readonly Buffer[] = [],
+    signal = new AbortController().signal,
+  ): Promise<ScsiResult> {
     const whole = Buffer.alloc(Math.max(16, cdb.length));
     cdb.copy(whole);
     const dataOutBytesAnnounced = lengthOf(dataOut);
