@@ -22,7 +22,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
 
 /** Modules of Node that only some places may use. */
 const guarded: Readonly<Record<string, RegExp>> = {
-  "node:net": /^(platform\/(tcp|outbox)|initiator\/connection|target\/(connection|target))\.ts$/,
+  "node:net": /^(platform\/(tcp|outbox|network-set)|initiator\/connection|target\/(connection|target))\.ts$/,
   "node:module": /^platform\/native\.ts$/,
   "node:fs": /^(platform|cli)\//,
   "node:fs/promises": /^(platform\/|cli\/|volume\/file-volume|replicate\/(range-log|before-images|undo))/,

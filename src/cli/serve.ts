@@ -11,9 +11,10 @@ import type { ChapCredentials } from "../iscsi/chap.ts";
 import { systemClock } from "../platform/clock.ts";
 import { mountedAt } from "../platform/local-volumes.ts";
 import { crc32c } from "../platform/native-digest.ts";
+import { parseNetwork } from "../platform/network-set.ts";
 import { systemRandom } from "../platform/random.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
-import { AccessPolicy, parseAddressRule, parseInitiatorRule } from "../target/access.ts";
+import { AccessPolicy, parseInitiatorRule } from "../target/access.ts";
 import { AtomicJournal } from "../target/atomic-journal.ts";
 import { DeviceServer } from "../target/device-server.ts";
 import { LogicalUnit } from "../target/logical-unit.ts";
@@ -200,7 +201,7 @@ function accessPolicy(options: ServeOptions): AccessPolicy {
       "NAME[,ro][,plain], such as iqn.2026-11.com.example:*",
       parseInitiatorRule,
     ),
-    parsed(options.from, "--from", "ADDRESS[/PREFIX], such as 192.0.2.0/24", parseAddressRule),
+    parsed(options.from, "--from", "ADDRESS[/PREFIX], such as 192.0.2.0/24", parseNetwork),
   );
 }
 

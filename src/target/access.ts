@@ -2,7 +2,7 @@
 //
 // Guarantees: where rules are given, whoever none of them names gets nothing; the first rule that names an initiator
 // decides. Without rules everybody may do everything.
-import { BlockList, isIP } from "node:net";
+import { type Network, NetworkSet } from "../platform/network-set.ts";
 
 export interface Rights {
   /** Commands that write. */
@@ -19,27 +19,14 @@ export interface InitiatorRule {
   readonly rights: Rights;
 }
 
-export interface AddressRule {
-  readonly address: string;
-  /** Bits of the network; all of the address if absent. */
-  readonly prefix?: number | undefined;
-}
-
-const family = (address: string) => (isIP(address) === 6 ? "ipv6" : "ipv4");
-const bitsOf = (address: string) => (isIP(address) === 6 ? 128 : 32);
-
 export class AccessPolicy {
   readonly #initiators: readonly InitiatorRule[];
-  readonly #addresses: BlockList | undefined;
+  readonly #networks: NetworkSet | undefined;
 
   /** An empty list of either kind allows all. */
-  constructor(initiators: readonly InitiatorRule[] = [], addresses: readonly AddressRule[] = []) {
+  constructor(initiators: readonly InitiatorRule[] = [], networks: readonly Network[] = []) {
     this.#initiators = initiators;
-    if (addresses.length === 0) return;
-    this.#addresses = new BlockList();
-    for (const { address, prefix } of addresses) {
-      this.#addresses.addSubnet(address, prefix ?? bitsOf(address), family(address));
-    }
+    this.#networks = networks.length === 0 ? undefined : new NetworkSet(networks);
   }
 
   /** Undefined for an initiator that may not log in, nor know of the target. */
@@ -51,10 +38,9 @@ export class AccessPolicy {
     )?.rights;
   }
 
-  /** True if connections from that address are taken; an IPv4 address mapped to IPv6 counts as what it is. */
+  /** True if connections from that address are taken. */
   admits(address: string | undefined): boolean {
-    if (!this.#addresses) return true;
-    return address !== undefined && isIP(address) !== 0 && this.#addresses.check(address, family(address));
+    return this.#networks === undefined || (address !== undefined && this.#networks.has(address));
   }
 }
 
@@ -65,12 +51,4 @@ export function parseInitiatorRule(text: string): InitiatorRule | undefined {
   if (!options.every((each) => each === "ro" || each === "plain")) return undefined;
   const rights = { writes: !options.includes("ro"), digests: !options.includes("plain") };
   return { name: name!.toLowerCase(), rights };
-}
-
-/** `ADDRESS[/PREFIX]`; undefined if it is none. */
-export function parseAddressRule(text: string): AddressRule | undefined {
-  const [, address, digits] = /^([0-9a-f.:]+)(?:\/(\d{1,3}))?$/i.exec(text) ?? [];
-  if (address === undefined || isIP(address) === 0) return undefined;
-  const prefix = digits === undefined ? undefined : Number(digits);
-  return prefix !== undefined && prefix > bitsOf(address) ? undefined : { address, prefix };
 }

@@ -6,15 +6,13 @@
 // written: then somebody else has written since. A journal of another volume, or a damaged one, is never applied.
 //
 // docs/formats/atomic-journal.md describes the file.
-import { existsSync } from "node:fs";
-import { mkdir, open, unlink } from "node:fs/promises";
-import { dirname } from "node:path";
 import { Semaphore } from "../base/async.ts";
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { constant, layout, raw, u32, u64 } from "../base/layout.ts";
 import { MiB } from "../base/units.ts";
 import { BlockFile } from "../platform/block-file.ts";
+import { fileExists, makeFile, removeFile } from "../platform/durable-file.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import type { Volume } from "../volume/volume.ts";
 import { joined } from "./scsi-task.ts";
@@ -82,14 +80,7 @@ export class AtomicJournal implements AsyncDisposable {
   }
 
   async #open(): Promise<BlockFile> {
-    await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
-    await using made = await open(this.#path, "a", 0o600);
-    if ((await made.stat()).size < blocksAt + atomicBytesMax) {
-      await made.truncate(blocksAt + atomicBytesMax);
-      await made.sync();
-    }
-    await using folder = await open(dirname(this.#path), "r");
-    await folder.sync();
+    await makeFile(this.#path, blocksAt + atomicBytesMax);
     return BlockFile.open(this.#path, true);
   }
 
@@ -98,7 +89,7 @@ export class AtomicJournal implements AsyncDisposable {
    * "foreign": there is one, and somebody else has written to its range since, so that nothing was done
    */
   async recover(volume: Blocks): Promise<"nothing" | "restored" | "foreign"> {
-    if (!existsSync(this.#path)) return "nothing";
+    if (!fileExists(this.#path)) return "nothing";
     const file = await this.#file();
     const bytes = Buffer.alloc(headBytes);
     await file.read(0, bytes);
@@ -168,7 +159,7 @@ export class AtomicJournal implements AsyncDisposable {
     try {
       await (await this.#file()).write(0, [Buffer.alloc(headBytes)], { durable: true });
     } catch (error) {
-      await unlink(this.#path).catch(() => {});
+      await removeFile(this.#path).catch(() => {});
       throw new AgentError("io_error", `Cannot write the journal "${this.#path}": ${messageOf(error)}`);
     }
   }

@@ -5,9 +5,8 @@
 //
 // docs/formats/reservations.md describes the file.
 import { createHash } from "node:crypto";
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
 import { AgentError, messageOf } from "../base/errors.ts";
+import { readTextFile, removeFile, replaceFile } from "../platform/durable-file.ts";
 import { noReservations, type PersistentState } from "./reservations.ts";
 
 const format = "lunsync reservations 1";
@@ -34,13 +33,13 @@ export class ReservationStore {
 
   /** @throws AgentError `state_damaged` */
   async load(): Promise<PersistentState> {
-    let text: string;
+    let text: string | undefined;
     try {
-      text = await readFile(this.#path, "utf8");
+      text = await readTextFile(this.#path);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return noReservations;
       throw this.#damaged(messageOf(error), error);
     }
+    if (text === undefined) return noReservations;
     const end = text.lastIndexOf("\n", text.length - 2);
     const body = text.slice(0, end + 1);
     if (text.slice(end + 1).trimEnd() !== digestOf(body)) throw this.#damaged("its checksum is wrong");
@@ -76,14 +75,8 @@ export class ReservationStore {
         : null,
     };
     const body = `${JSON.stringify(contents, null, 1)}\n`;
-    const next = `${this.#path}.new`;
     try {
-      await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
-      await using file = await open(next, "w", 0o600);
-      await file.writeFile(`${body}${digestOf(body)}\n`);
-      await file.sync();
-      await rename(next, this.#path);
-      await this.#syncFolder();
+      await replaceFile(this.#path, `${body}${digestOf(body)}\n`);
     } catch (error) {
       throw this.#failed("write", error);
     }
@@ -92,16 +85,10 @@ export class ReservationStore {
   /** Nothing is kept any more. @throws AgentError `io_error` */
   async forget(): Promise<void> {
     try {
-      await rm(this.#path, { force: true });
-      await this.#syncFolder();
+      await removeFile(this.#path);
     } catch (error) {
       throw this.#failed("remove", error);
     }
-  }
-
-  async #syncFolder(): Promise<void> {
-    await using folder = await open(dirname(this.#path), "r");
-    await folder.sync();
   }
 
   #failed(verb: string, cause: unknown): AgentError {

@@ -443,7 +443,10 @@ export class TargetSession {
       result = faulty(error);
     }
     if (!(result instanceof Promise) && !result.abortsCommandsOf) this.#finish(task, result);
-    else void Promise.resolve(result).catch(faulty).then((later) => this.#executed(task, later));
+    else
+      void Promise.resolve(result)
+        .catch(faulty)
+        .then((later) => this.#executed(task, later));
   }
 
   async #executed(task: TargetTask, result: ScsiResult): Promise<void> {

@@ -20,6 +20,14 @@ const exceptions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
 };
 
+/** Cases that pass and leave a part out, on every kind of LUN. */
+const inPart: Readonly<Record<string, string>> = {
+  "Sanitize.CryptoErase": "nothing is encrypted here, so there is no CRYPTOGRAPHIC ERASE",
+  "Sanitize.Readonly": "the part about CRYPTOGRAPHIC ERASE",
+  "Sanitize.Reservations": "the part about CRYPTOGRAPHIC ERASE",
+  "WriteAtomic16.VPD": "there is neither an alignment nor a granularity to keep to",
+};
+
 interface Kind {
   readonly name: string;
   readonly lunOptions?: string;
@@ -75,7 +83,7 @@ describe.each(kinds)("$name", ({ name: kind, lunOptions = "", blockBytes, suites
       const reason = exceptions[kind]?.[full];
       if (reason !== undefined) expect([full, verdict]).toEqual([full, "failed"]);
       else if (verdict === "failed") throw new Error(`${full} failed:\n${said.get(name) ?? "it never ran"}`);
-      if (verdict === "passed") passed.add(full);
+      if (verdict === "passed" || (verdict === "skipped" && full in inPart)) passed.add(full);
     }
   });
 });

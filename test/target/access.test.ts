@@ -3,10 +3,11 @@ import { connect, type Socket } from "node:net";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { loginRequestPdu } from "../../src/iscsi/pdu.ts";
+import { parseNetwork } from "../../src/platform/network-set.ts";
 import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
 import { inquiry, modeSense6, reportSupportedOperationCodes } from "../../src/scsi/spc-commands.ts";
 import { encodeDigests32 } from "../../src/scsi/vendor-commands.ts";
-import { AccessPolicy, allRights, parseAddressRule, parseInitiatorRule } from "../../src/target/access.ts";
+import { AccessPolicy, allRights, parseInitiatorRule } from "../../src/target/access.ts";
 import { RefusalLog } from "../../src/target/refusal-log.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { lunsync, run, serve, WorkFolder } from "../support/lunsync.ts";
@@ -32,7 +33,7 @@ describe("rules", () => {
   test("addresses go by their network, IPv4 within IPv6 too", () => {
     const policy = new AccessPolicy(
       [],
-      ["192.0.2.0/24", "2001:db8::/32", "127.0.0.1"].map((text) => parseAddressRule(text)!),
+      ["192.0.2.0/24", "2001:db8::/32", "127.0.0.1"].map((text) => parseNetwork(text)!),
     );
     for (const inside of ["192.0.2.77", "::ffff:192.0.2.77", "2001:db8:1::9", "127.0.0.1"])
       expect([inside, policy.admits(inside)]).toEqual([inside, true]);
@@ -58,7 +59,7 @@ describe("rules", () => {
   test("of a wrong form are refused when the program starts", async () => {
     for (const text of ["", "a b", "iqn.*x", "iqn.x,rw"]) expect(parseInitiatorRule(text)).toBeUndefined();
     for (const text of ["", "host", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.1/x"])
-      expect(parseAddressRule(text)).toBeUndefined();
+      expect(parseNetwork(text)).toBeUndefined();
     const refused = await lunsync(["serve", "--lun", "/dev/null", "--from", "10.0.0.0/64"]);
     expect(refused.status).toBe(2);
     expect(refused.stderr).toMatch(/"10\.0\.0\.0\/64" is no value of --from: the form is/);
