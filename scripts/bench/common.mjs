@@ -65,7 +65,7 @@ export async function withTarget(path, use) {
     const url = await new Promise((resolve) =>
       server.stdout.once("data", (text) => resolve(`${text}`.trim())),
     );
-    return await use(url);
+    return await use(url, server.pid);
   } finally {
     const ended = new Promise((resolve) => server.once("exit", resolve));
     server.kill("SIGTERM");
