@@ -137,10 +137,10 @@ describe.skipIf(absent !== undefined)("a Linux kernel", () => {
     );
     const part = (name: string) => output.split(`== ${name}\n`)[1]!.split("\n== ")[0]!;
     expect(part("inq")).toMatch(/LUNSYNC.*VOLUME/s);
-    expect(part("vpd 0x83")).toMatch(/NAA 3, Locally assigned/i);
+    expect(part("vpd 0x83")).toMatch(/NAA,  code set: Binary\n\s+0x3/);
     expect(part("vpd 0x8f")).toMatch(/Third party copy/i);
     expect(part("vpd 0xb2")).toMatch(/Provisioning type: 2/);
-    expect(part("opcodes")).toMatch(/Compare and write.*Persistent reserve out.*Extended copy/is);
+    expect(part("opcodes")).toMatch(/Persistent reserve out.*Extended copy.*Compare and write/is);
     expect(part("unmap")).toMatch(/deallocated/i);
     expect(part("zeros").trim()).toBe("0");
     expect(part("caw")).toMatch(/first 0\n.*second 14/s); // SG_LIB_CAT_MISCOMPARE
