@@ -4,8 +4,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <sys/ioctl.h>
 #include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -136,7 +136,8 @@ int BlockFile::read(uint64_t offset, iovec* iov, int count, bool direct) const {
   return 0;
 }
 
-bool BlockFile::all_in_memory(uint64_t offset, uint64_t bytes) const {
+// Whether a part of a file on tmpfs can be read or written without swapping: 0, -EAGAIN or -EOPNOTSUPP.
+int BlockFile::needs_no_device(uint64_t offset, uint64_t bytes, bool writing) const {
   // cachestat(2), since Linux 6.5; this C library has neither a wrapper nor its structures.
   constexpr long kCachestat = 451;
   struct {
@@ -147,17 +148,22 @@ bool BlockFile::all_in_memory(uint64_t offset, uint64_t bytes) const {
     uint64_t cached;
     uint64_t dirty;
     uint64_t writeback;
-    uint64_t evicted;
+    uint64_t evicted;  // on tmpfs: swapped out; holes are neither cached nor evicted
     uint64_t recently_evicted;
   } pages = {};
-  if (::syscall(kCachestat, fd_, &range, &pages, 0) < 0) return false;
+  if (::syscall(kCachestat, fd_, &range, &pages, 0) < 0) return -EOPNOTSUPP;
+  if (!writing) return pages.evicted == 0 ? 0 : -EAGAIN;
+  // Into holes the threads write: the memory for them may have to be made free first.
   static const uint64_t page_bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-  return pages.cached == (offset + bytes - 1) / page_bytes - offset / page_bytes + 1;
+  return pages.cached == (offset + bytes - 1) / page_bytes - offset / page_bytes + 1 ? 0 : -EAGAIN;
 }
 
 int BlockFile::read_cached(uint64_t offset, const iovec* iov, int count) const {
   const size_t bytes = bytes_of(iov, count);
-  if (memory_file_ && !all_in_memory(offset, bytes)) return -EOPNOTSUPP;
+  if (memory_file_) {
+    const int error = needs_no_device(offset, bytes, false);
+    if (error < 0) return error;
+  }
   const ssize_t n = ::preadv2(fd_, iov, count, static_cast<off_t>(offset), memory_file_ ? 0 : RWF_NOWAIT);
   if (n == static_cast<ssize_t>(bytes)) return 0;
   return n < 0 && errno == EOPNOTSUPP ? -EOPNOTSUPP : -EAGAIN;
@@ -165,7 +171,10 @@ int BlockFile::read_cached(uint64_t offset, const iovec* iov, int count) const {
 
 int BlockFile::write_cached(uint64_t offset, const iovec* iov, int count) const {
   const size_t bytes = bytes_of(iov, count);
-  if (memory_file_ && !all_in_memory(offset, bytes)) return -EAGAIN;
+  if (memory_file_) {
+    const int error = needs_no_device(offset, bytes, true);
+    if (error < 0) return error;
+  }
   const ssize_t n = ::pwritev2(fd_, iov, count, static_cast<off_t>(offset), memory_file_ ? 0 : RWF_NOWAIT);
   if (n == static_cast<ssize_t>(bytes)) return 0;
   return n < 0 && errno == EOPNOTSUPP ? -EOPNOTSUPP : -EAGAIN;

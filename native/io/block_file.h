@@ -80,7 +80,7 @@ class BlockFile {
 
  private:
   void drop_cached(uint64_t offset, uint64_t bytes) const;
-  bool all_in_memory(uint64_t offset, uint64_t bytes) const;
+  int needs_no_device(uint64_t offset, uint64_t bytes, bool writing) const;
   int zero_by_writing(uint64_t offset, uint64_t bytes) const;
 
   int fd_ = -1;

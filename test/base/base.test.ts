@@ -71,6 +71,21 @@ describe("Semaphore", () => {
       { numRuns: 50 },
     );
   });
+
+  test("gives at once only what is free and what nobody waits for", async () => {
+    const semaphore = new Semaphore(10);
+    const first = semaphore.tryAcquire(6)!;
+    expect(semaphore.tryAcquire(5)).toBeUndefined();
+    const waiting = semaphore.acquire(10);
+    expect(semaphore.tryAcquire(1)).toBeUndefined(); // not before the one that waits
+    first();
+    (await waiting)();
+    const whole = semaphore.tryAcquire(99)!;
+    expect(semaphore.used).toBe(10);
+    whole();
+    whole();
+    expect(semaphore.used).toBe(0);
+  });
 });
 
 describe("orderedPipeline", () => {
