@@ -1,9 +1,9 @@
 // What a logical unit says of itself: standard INQUIRY data, device identification, and our vendor page.
 //
 // Decoders take any bytes a stranger's device may send and give a value or undefined; lengths inside are checked.
-// Source: SPC-4, 6.6.2 (standard INQUIRY data), 7.8.6 (Device Identification VPD page).
+// Source: SPC-4, 6.6.2 (standard INQUIRY data), 7.8 (VPD pages).
 import { assert } from "../base/assert.ts";
-import { ascii, bits, flag, layout, u8 } from "../base/layout.ts";
+import { ascii, bits, constant, flag, layout, u8, u16 } from "../base/layout.ts";
 import { digestEntryHeader, protocolVersion, vendorPageHeader } from "./vendor-commands.ts";
 
 export const standardInquiry = layout({
@@ -57,6 +57,55 @@ export function encodeVpdPage(pageCode: number, body: Buffer, peripheral = 0): B
   head.writeUInt16BE(body.length, 2);
   return Buffer.concat([head, body]);
 }
+
+/** 86h: what the unit does with tasks, caches and the like. What is left out is not supported. */
+export const extendedInquiry = layout({
+  name: "Extended INQUIRY Data VPD page",
+  source: "SPC-4, 7.8.7",
+  bytes: 64,
+  fields: {
+    peripheral: u8(0),
+    pageCode: constant(u8(1), 0x86),
+    pageLength: constant(u16(2), 0x3c),
+    uaskSup: flag(5, 5),
+    groupSup: flag(5, 4),
+    priorSup: flag(5, 3),
+    headSup: flag(5, 2),
+    ordSup: flag(5, 1),
+    simpSup: flag(5, 0),
+    wuSup: flag(6, 3),
+    crdSup: flag(6, 2),
+    nvSup: flag(6, 1),
+    vSup: flag(6, 0),
+    luiclr: flag(7, 0),
+    maximumSupportedSenseDataLength: u8(13),
+  },
+});
+
+/** 87h: whose a set of mode parameters is. */
+export const modePagePolicy = layout({
+  name: "mode page policy descriptor",
+  source: "SPC-4, 7.8.9",
+  bytes: 4,
+  fields: {
+    policyPageCode: bits(0, 5, 6),
+    policySubpageCode: u8(1),
+    mlus: flag(2, 7),
+    modePagePolicy: bits(2, 1, 2),
+  },
+});
+
+/** 88h: the head of a SCSI port designation descriptor; the designators of the target port follow. */
+export const portDesignation = layout({
+  name: "SCSI port designation descriptor",
+  source: "SPC-4, 7.8.15",
+  bytes: 12,
+  fields: {
+    relativePortIdentifier: u16(2),
+    initiatorPortTransportIdLength: u16(6),
+    targetPortDescriptorsLength: u16(10),
+  },
+});
 
 /** ASSOCIATION of a designator. */
 export const association = { logicalUnit: 0, targetPort: 1, targetDevice: 2 } as const;

@@ -15,6 +15,7 @@ import { type Command, CommandTable, serviceActionOf } from "./command-table.ts"
 import { copyCommands } from "./copy-commands.ts";
 import { digestCommands } from "./digest-commands.ts";
 import type { Named } from "./extended-copy.ts";
+import { logCommands } from "./log-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import { mediumCommands } from "./medium-commands.ts";
 import { modeCommands } from "./mode-commands.ts";
@@ -30,8 +31,10 @@ import {
   type ScsiRequest,
   type ScsiResult,
 } from "./scsi-task.ts";
+import type { TargetNames } from "./target-port.ts";
+import { targetPortCommands } from "./target-port-commands.ts";
 import { verifyCommands } from "./verify-commands.ts";
-import { type TargetNames, unitDesignators } from "./vpd-pages.ts";
+import { unitDesignators } from "./vpd-pages.ts";
 
 const idleBytesMax = 32 * MiB;
 const naca = 0x04;
@@ -66,7 +69,9 @@ export class DeviceServer {
     const luns = units.map((unit) => unit.lun);
     const commands = [
       ...primaryCommands({ names, luns: () => luns, table: (unit, nexus) => this.#table(unit, nexus) }),
+      ...targetPortCommands,
       ...modeCommands,
+      ...logCommands,
       ...blockCommands(this.buffers),
       ...verifyCommands(this.buffers),
       ...atomicCommands(this.buffers),

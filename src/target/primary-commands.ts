@@ -7,7 +7,8 @@ import { type Call, type Command, type CommandTable, command } from "./command-t
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
 import { dataInResult, good, invalidCdbField, type ScsiResult } from "./scsi-task.ts";
-import { standardInquiryData, type TargetNames, vpdPage } from "./vpd-pages.ts";
+import type { TargetNames } from "./target-port.ts";
+import { standardInquiryData, vpdPage } from "./vpd-pages.ts";
 
 /** REPORT LUNS parameter data for LUNs by peripheral (≤ 255) and flat addressing (SAM-5, 4.7.7). */
 export function reportLunsResult(
@@ -117,6 +118,16 @@ function reportSupported(table: CommandTable, fields: ReportFields): ScsiResult 
   return dataInResult(Buffer.concat(parts), fields.allocationLength);
 }
 
+/** The functions that task-management.ts carries out; those of other protocols' and of SAM-5's later ones it refuses. */
+function reportTaskManagement({ fields }: Call<{ repd: boolean; allocationLength: number }>): ScsiResult {
+  if (fields.allocationLength < 4) return invalidCdbField(6);
+  const supported = { ats: true, atss: true, ctss: true, lurs: true, trs: true };
+  const data = fields.repd
+    ? spc.supportedTaskManagementLong.encode(supported)
+    : spc.supportedTaskManagement.encode(supported);
+  return dataInResult(data, fields.allocationLength);
+}
+
 /** What the primary commands need to know of the target around the unit. */
 export interface Surroundings {
   readonly names: TargetNames;
@@ -148,5 +159,8 @@ export function primaryCommands(around: Surroundings): Command[] {
       ({ unit, request, fields }) => reportSupported(around.table(unit, request.nexus), fields),
       { withoutMedium: true },
     ),
+    command(spc.reportSupportedTaskManagementFunctions, "read", reportTaskManagement, {
+      withoutMedium: true,
+    }),
   ];
 }

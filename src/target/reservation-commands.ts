@@ -20,8 +20,8 @@ import {
   joined,
   type ScsiResult,
 } from "./scsi-task.ts";
+import { relativeTargetPort } from "./target-port.ts";
 
-const relativeTargetPort = 1;
 const conflict: ScsiResult = { status: status.reservationConflict };
 const parameterBytesMax = 24 + 4 + 64 * 1024;
 

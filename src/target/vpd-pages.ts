@@ -3,6 +3,7 @@
 // Source: SPC-4, 6.6 and 7.8; SBC-3, 6.6.
 import * as data from "../scsi/inquiry-data.ts";
 import { blockLimits, logicalBlockProvisioning } from "../scsi/sbc-commands.ts";
+import { implicitAccess } from "../scsi/target-port-groups.ts";
 import { vendorPageCode } from "../scsi/vendor-commands.ts";
 import type { Rights } from "./access.ts";
 import { compareAndWriteBlocksMax } from "./atomic-commands.ts";
@@ -12,13 +13,7 @@ import { thirdPartyCopyPage } from "./copy-commands.ts";
 import { vendorPageOf } from "./digest-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import { unmapBlocksMax, unmapDescriptorsMax, writeSameBlocksMax } from "./provisioning-commands.ts";
-
-/** Names that every page of this target shows. */
-export interface TargetNames {
-  readonly targetName: string;
-  readonly portalGroupTag: number;
-  readonly revision: string;
-}
+import { portDesignators, portNames, relativeTargetPort, type TargetNames } from "./target-port.ts";
 
 const vendorIdentification = "LUNSYNC";
 const productIdentification = "VOLUME";
@@ -35,6 +30,7 @@ export function standardInquiryData(names: TargetNames, unit: LogicalUnit | unde
     hiSup: true,
     responseDataFormat: 2,
     additionalLength: 96 - 5,
+    tpgs: implicitAccess,
     threePC: true,
     cmdQue: true,
     vendorIdentification,
@@ -70,37 +66,26 @@ export function unitDesignators(unit: LogicalUnit) {
 }
 
 function deviceIdentification(unit: LogicalUnit, names: TargetNames): Buffer {
-  const { association, designatorType: type } = data;
-  const iscsi = 5;
-  const nul = (text: string) => {
-    const bytes = Buffer.from(`${text}\0`, "utf8");
-    return Buffer.concat([bytes, Buffer.alloc((4 - (bytes.length % 4)) % 4)]);
-  };
-  const portName = nul(`${names.targetName},t,0x${names.portalGroupTag.toString(16).padStart(4, "0")}`);
-  return data.encodeDesignators([
-    ...unitDesignators(unit),
-    {
-      association: association.targetPort,
-      type: type.relativeTargetPort,
-      codeSet: 1,
-      protocol: iscsi,
-      designator: Buffer.from([0, 0, 0, 1]),
-    },
-    {
-      association: association.targetPort,
-      type: type.scsiNameString,
-      codeSet: 3,
-      protocol: iscsi,
-      designator: portName,
-    },
-    {
-      association: association.targetDevice,
-      type: type.scsiNameString,
-      codeSet: 3,
-      protocol: iscsi,
-      designator: nul(names.targetName),
-    },
-  ]);
+  return data.encodeDesignators([...unitDesignators(unit), ...portDesignators(names)]);
+}
+
+function extendedInquiryPage(): Buffer {
+  // Every task is treated as SIMPLE, whatever its attribute; there is a volatile cache, and none that is not.
+  return data.extendedInquiry.encode({ simpSup: true, vSup: true }).subarray(4);
+}
+
+function modePagePolicyPage(): Buffer {
+  // All pages and subpages: one set of parameters for all initiators, of this unit alone.
+  return data.modePagePolicy.encode({ policyPageCode: 0x3f, policySubpageCode: 0xff, modePagePolicy: 0 });
+}
+
+function scsiPortsPage(_unit: LogicalUnit, names: TargetNames): Buffer {
+  const designators = data.encodeDesignators(portNames(names));
+  const head = data.portDesignation.encode({
+    relativePortIdentifier: relativeTargetPort,
+    targetPortDescriptorsLength: designators.length,
+  });
+  return Buffer.concat([head, designators]);
 }
 
 function blockLimitsPage(unit: LogicalUnit): Buffer {
@@ -139,6 +124,9 @@ function provisioningPage(unit: LogicalUnit): Buffer {
 const pages: Readonly<Record<number, (unit: LogicalUnit, names: TargetNames) => Buffer>> = {
   128: unitSerialNumber,
   131: deviceIdentification,
+  134: extendedInquiryPage,
+  135: modePagePolicyPage,
+  136: scsiPortsPage,
   143: thirdPartyCopyPage,
   176: blockLimitsPage,
   177: blockDeviceCharacteristics,

@@ -41,6 +41,29 @@ const byHand: Vector[] = [
       allocationLength: 1024,
     },
   ],
+  [
+    spc.reportTargetPortGroups,
+    "a3 2a 00000000 00000400 00 00",
+    { parameterDataFormat: 1, allocationLength: 1024 },
+  ],
+  [
+    spc.reportSupportedTaskManagementFunctions,
+    "a3 0d 80 000000 00000010 00 00",
+    { repd: true, allocationLength: 16 },
+  ],
+  [
+    spc.logSense,
+    "4d 03 6f ff 00 0102 0400 00",
+    {
+      ppc: true,
+      sp: true,
+      pageControl: 1,
+      pageCode: 0x2f,
+      subpageCode: 0xff,
+      parameterPointer: 0x102,
+      allocationLength: 1024,
+    },
+  ],
   [spc.modeSelect6, "15 11 0000 18 00", { pf: true, sp: true, parameterListLength: 24 }],
   [spc.modeSelect10, "55 12 0000000000 0123 00", { pf: true, rtd: true, parameterListLength: 0x123 }],
   [

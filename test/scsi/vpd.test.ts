@@ -51,6 +51,8 @@ describe("what the target says, as sg_inq and sg_vpd read it", () => {
     expect(words).toMatch(/PQual=0.*PDT=0.*version=0x06/s);
     expect(words).toMatch(/HiSUP=1.*Resp_data_format=2/s);
     expect(words).toMatch(/CmdQue=1/);
+    expect(words).toMatch(/TPGS=1 .*3PC=1/);
+    expect(words).toMatch(/MultiP=0/);
     expect(words).toMatch(/length=96 \(0x60\).*Peripheral device type: disk/s);
     expect(words).toMatch(/Vendor identification: LUNSYNC/);
     expect(words).toMatch(/Product identification: VOLUME/);
@@ -62,7 +64,7 @@ describe("what the target says, as sg_inq and sg_vpd read it", () => {
   test("00h: all pages, in order, and each of them is there", () => {
     const codes = [...page(0).subarray(4)];
     expect(codes).toEqual([...codes].sort((a, b) => a - b));
-    expect(codes).toEqual([0x00, 0x80, 0x83, 0x8f, 0xb0, 0xb1, 0xb2, 0xdb]);
+    expect(codes).toEqual([0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2, 0xdb]);
     for (const code of codes) {
       const bytes = page(code);
       expect([bytes[0], bytes[1], bytes.readUInt16BE(2)]).toEqual([0, code, bytes.length - 4]);
@@ -79,11 +81,37 @@ describe("what the target says, as sg_inq and sg_vpd read it", () => {
     expect(words).toMatch(/NAA, {2}code set: Binary\s+0x3011223344556677\s/);
     expect(words).toMatch(/vendor id: LUNSYNC\s+vendor specific: 00112233445566778899aabbccddeeff/);
     expect(words).toMatch(
-      /Addressed logical unit:.*Target port:.*Relative target port: 0x1\s.*Target device/s,
+      /Addressed logical unit:.*Target port:.*Relative target port: 0x1\s.*Target port group: 0x1\s.*Target device/s,
     );
     expect(words).toContain("transport: Internet SCSI (iSCSI)");
     expect(words).toMatch(/SCSI name string:\s+iqn\.2026-11\.com\.example:disks,t,0x001f/);
     expect(words).not.toMatch(/error|expected|bad|invalid/i);
+  });
+
+  test("86h: simple tasks alone, a volatile cache, and none of what takes more", () => {
+    const words = read("sg_vpd", page(0x86), "--page=ei");
+    const told = [...words.matchAll(/([A-Z_]+(?:_SUP|SUP|LUICLR))=(\d+)/g)].map(([, name, bit]) => [
+      name,
+      bit,
+    ]);
+    expect(told.filter(([, bit]) => bit !== "0")).toEqual([
+      ["SIMPSUP", "1"],
+      ["V_SUP", "1"],
+    ]);
+    expect(told.length).toBeGreaterThan(10);
+  });
+
+  test("87h and 88h: mode pages are shared; one port, by its iSCSI name", () => {
+    expect(read("sg_vpd", page(0x87), "--page=mpp")).toMatch(
+      /applies to all modes pages and subpages\s+MLUS=0,\s+Policy: shared/,
+    );
+    const ports = read("sg_vpd", page(0x88), "--page=sp");
+    expect(ports.match(/Relative port/gi)).toHaveLength(1);
+    expect(ports).toMatch(/Relative port=1/i);
+    expect(ports).toMatch(/SCSI name string:\s+iqn\.2026-11\.com\.example:disks,t,0x001f/);
+    for (const code of [0x86, 0x87, 0x88]) {
+      expect(read("sg_vpd", page(code))).not.toMatch(/error|expected|bad|invalid|too short/i);
+    }
   });
 
   test.each([
