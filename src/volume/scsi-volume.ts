@@ -128,7 +128,7 @@ export class ScsiVolume implements Volume {
       const outcome = await this.#execute(
         {
           cdb: read16.encode({
-            fua: options.fresh ?? false,
+            fua: (options.fresh ?? false) && this.facts.forcesUnitAccess,
             logicalBlockAddress: BigInt(lba + done),
             transferLength: count,
           }),
@@ -159,7 +159,7 @@ export class ScsiVolume implements Volume {
       await this.#execute(
         {
           cdb: write16.encode({
-            fua: options.durable ?? false,
+            fua: (options.durable ?? false) && this.facts.forcesUnitAccess,
             logicalBlockAddress: BigInt(lba + done),
             transferLength: count,
           }),
@@ -168,6 +168,7 @@ export class ScsiVolume implements Volume {
         signal,
       );
     });
+    if (options.durable && !this.facts.forcesUnitAccess) await this.flush(signal);
   }
 
   async zero(

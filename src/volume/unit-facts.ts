@@ -39,6 +39,8 @@ export interface UnitFacts {
   readonly blocks: number;
   readonly physicalBlockBytes: number;
   readonly writeProtected: boolean;
+  /** DPOFUA: FUA is taken in READ and WRITE. A unit without it refuses the bit (LIO without a write cache). */
+  readonly forcesUnitAccess: boolean;
   /** WRITE SAME (16) with UNMAP gives zeros and may deallocate. */
   readonly unmapByWriteSame: boolean;
   readonly deallocatedReadsZeros: boolean;
@@ -194,6 +196,7 @@ export async function readUnitFacts(execute: Execute, name: string): Promise<Uni
     blocks: capacity.blocks,
     physicalBlockBytes: capacity.physicalBlockBytes,
     writeProtected: mode !== undefined && mode.length >= 4 && (mode[2]! & 0x80) !== 0,
+    forcesUnitAccess: mode !== undefined && mode.length >= 4 && (mode[2]! & 0x10) !== 0,
     unmapByWriteSame,
     deallocatedReadsZeros: capacity.zeros,
     transferBlocksMax,

@@ -137,7 +137,7 @@ describe.skipIf(absent !== undefined)("a Linux kernel", () => {
     );
     const part = (name: string) => output.split(`== ${name}\n`)[1]!.split("\n== ")[0]!;
     expect(part("inq")).toMatch(/LUNSYNC.*VOLUME/s);
-    expect(part("vpd 0x83")).toMatch(/NAA,  code set: Binary\n\s+0x3/);
+    expect(part("vpd 0x83")).toMatch(/NAA, {2}code set: Binary\n\s+0x3/);
     expect(part("vpd 0x8f")).toMatch(/Third party copy/i);
     expect(part("vpd 0xb2")).toMatch(/Provisioning type: 2/);
     expect(part("opcodes")).toMatch(/Persistent reserve out.*Extended copy.*Compare and write/is);
