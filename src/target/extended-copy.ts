@@ -46,6 +46,8 @@ export interface Named {
 
 const notReachable = checkCondition("copyTargetNotReachable");
 const logicalUnitAssociation = 0;
+/** What a target descriptor has room for. */
+const designatorBytesMax = 20;
 
 class Wrong extends Error {
   readonly result: ScsiResult;
@@ -124,18 +126,16 @@ function targetAt(list: Buffer, at: number, units: readonly Named[]): LogicalUni
   }
   const wanted = layout.decode(list, at);
   if (wanted.nul) return undefined;
-  if (wanted.association !== logicalUnitAssociation || wanted.designatorLength > 20) {
+  if (wanted.association !== logicalUnitAssociation || wanted.designatorLength > designatorBytesMax) {
     throw new Wrong(invalidParameter(at + 5));
   }
   const designator = wanted.designator.subarray(0, wanted.designatorLength);
-  return units.find(
-    (each) =>
-      each.type === wanted.designatorType &&
-      each.codeSet === wanted.codeSet &&
-      // The descriptor has room for 20 bytes; a longer designator is named by its beginning.
-      (each.designator.equals(designator) ||
-        (designator.length === 20 && each.designator.subarray(0, 20).equals(designator))),
-  )?.unit;
+  const like = units.filter((each) => each.type === wanted.designatorType && each.codeSet === wanted.codeSet);
+  const exact = like.find((each) => each.designator.equals(designator));
+  if (exact || designator.length < designatorBytesMax) return exact?.unit;
+  // A longer designator than the descriptor has room for is named by its beginning, if no other unit's is the same.
+  const begun = like.filter((each) => each.designator.subarray(0, designatorBytesMax).equals(designator));
+  return new Set(begun.map(({ unit }) => unit)).size === 1 ? begun[0]!.unit : undefined;
 }
 
 function segmentAt(list: Buffer, at: number, targets: readonly (LogicalUnit | undefined)[]): Segment {

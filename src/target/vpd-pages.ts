@@ -48,25 +48,37 @@ function unitSerialNumber(unit: LogicalUnit): Buffer {
   return Buffer.from(unit.serialNumber, "ascii");
 }
 
-/** What names the unit itself: by these EXTENDED COPY finds it. */
-export function unitDesignators(unit: LogicalUnit) {
-  const { association, designatorType: type } = data;
-  const unitName = { association: association.logicalUnit };
-  const vendorText = (text: string) => Buffer.from(`${vendorIdentification.padEnd(8)}${text}`, "ascii");
+const vendorText = (text: string) => Buffer.from(`${vendorIdentification.padEnd(8)}${text}`, "ascii");
+
+/** What names the unit itself, and no other: by these EXTENDED COPY finds it. */
+export function unitDesignators(unit: LogicalUnit): data.Designator[] {
+  const { designatorType: type } = data;
+  const unitName = { association: data.association.logicalUnit };
   return [
     { ...unitName, type: type.naa, codeSet: 1, designator: unit.naa },
     { ...unitName, type: type.t10VendorId, codeSet: 2, designator: vendorText(unit.serialNumber) },
-    ...unit.sameVolumeKeys.map((key) => ({
-      ...unitName,
-      type: type.t10VendorId,
-      codeSet: 2,
-      designator: vendorText(key),
-    })),
   ];
 }
 
+/**
+ * By these an initiator on the same host recognizes its own volume. Two units on one disk may have one in common, and
+ * operating systems take a unit by its T10 vendor designators: so the type is the one that nobody takes for a name.
+ */
+function sameVolumeDesignators(unit: LogicalUnit): data.Designator[] {
+  return unit.sameVolumeKeys.map((key) => ({
+    association: data.association.logicalUnit,
+    type: data.designatorType.vendorSpecific,
+    codeSet: 2,
+    designator: vendorText(key),
+  }));
+}
+
 function deviceIdentification(unit: LogicalUnit, names: TargetNames): Buffer {
-  return data.encodeDesignators([...unitDesignators(unit), ...portDesignators(names)]);
+  return data.encodeDesignators([
+    ...unitDesignators(unit),
+    ...sameVolumeDesignators(unit),
+    ...portDesignators(names),
+  ]);
 }
 
 function extendedInquiryPage(): Buffer {

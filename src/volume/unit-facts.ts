@@ -7,6 +7,7 @@ import { checkedNumber } from "../base/units.ts";
 import { type ScsiCommand, type ScsiOutcome, status } from "../scsi/command.ts";
 import {
   association,
+  type Designator,
   decodeDesignators,
   decodeVendorPage,
   decodeVpdPage,
@@ -53,8 +54,8 @@ export interface UnitFacts {
 type Execute = (command: ScsiCommand) => Promise<ScsiOutcome>;
 
 const attentionsMax = 16;
-/** T10 vendor ID designators of our target (src/target/vpd-pages.ts). */
-const sameVolumeName = /^t10\.LUNSYNC ((?:within:)?same:.*)$/;
+/** Vendor specific designators of our target (src/target/vpd-pages.ts). */
+const sameVolumeName = /^LUNSYNC ((?:within:)?same:.*)$/;
 
 /** Data-In of a command that succeeded, or undefined. */
 async function ask(execute: Execute, cdb: Buffer, dataInBytes: number): Promise<Buffer | undefined> {
@@ -114,21 +115,24 @@ const naming: Record<number, string> = {
   [designatorType.t10VendorId]: "t10",
 };
 
-function namesOf(page: Buffer | undefined): string[] {
-  return decodeDesignators(page ?? Buffer.alloc(0))
-    .filter((each) => each.association === association.logicalUnit)
-    .flatMap((each) => {
-      const prefix = naming[each.type];
-      if (prefix !== undefined) {
-        const text =
-          each.codeSet === 1 ? each.designator.toString("hex") : each.designator.toString("latin1").trim();
-        return [`${prefix}.${text}`];
-      }
-      return each.type === designatorType.scsiNameString
-        ? [each.designator.toString("utf8").replace(/\0+$/, "")]
-        : [];
-    });
+function namesOf(designators: readonly Designator[]): string[] {
+  return designators.flatMap((each) => {
+    const prefix = naming[each.type];
+    if (prefix !== undefined) {
+      const text =
+        each.codeSet === 1 ? each.designator.toString("hex") : each.designator.toString("latin1").trim();
+      return [`${prefix}.${text}`];
+    }
+    return each.type === designatorType.scsiNameString
+      ? [each.designator.toString("utf8").replace(/\0+$/, "")]
+      : [];
+  });
 }
+
+const sameVolumeKeysOf = (designators: readonly Designator[]): string[] =>
+  designators
+    .filter((each) => each.type === designatorType.vendorSpecific)
+    .flatMap((each) => sameVolumeName.exec(each.designator.toString("latin1"))?.[1] ?? []);
 
 /** @throws AgentError `volume_unsuitable` for what is no disk or not ready; whatever `execute` throws */
 export async function readUnitFacts(execute: Execute, name: string): Promise<UnitFacts> {
@@ -153,7 +157,9 @@ export async function readUnitFacts(execute: Execute, name: string): Promise<Uni
       ? decodeVpdPage((await askPage(execute, code, bytes)) ?? Buffer.alloc(0), code)
       : undefined;
   const serial = (await page(0x80, 255))?.toString("latin1").trim() ?? "";
-  const designators = namesOf(await page(0x83, 1024));
+  const designators = decodeDesignators((await page(0x83, 1024)) ?? Buffer.alloc(0)).filter(
+    (each) => each.association === association.logicalUnit,
+  );
   const capacity = await capacityOf(execute, name);
   if (![512, 1024, 2048, 4096].includes(capacity.blockBytes)) {
     throw new AgentError(
@@ -190,8 +196,8 @@ export async function readUnitFacts(execute: Execute, name: string): Promise<Uni
     product: standard.productIdentification,
     revision: standard.productRevisionLevel,
     serial,
-    designators: designators.filter((name) => !sameVolumeName.test(name)),
-    sameVolumeKeys: designators.flatMap((name) => sameVolumeName.exec(name)?.[1] ?? []),
+    designators: namesOf(designators),
+    sameVolumeKeys: sameVolumeKeysOf(designators),
     blockBytes: capacity.blockBytes,
     blocks: capacity.blocks,
     physicalBlockBytes: capacity.physicalBlockBytes,
