@@ -22,6 +22,7 @@ import type { ChapPolicy } from "../target/login.ts";
 import { ReservationStore } from "../target/reservation-store.ts";
 import { IscsiTarget } from "../target/target.ts";
 import { UnitReservations } from "../target/unit-reservations.ts";
+import { isSgAddress } from "../volume/sg-device.ts";
 import type { Volume } from "../volume/volume.ts";
 import { logLine } from "./log.ts";
 import { parseBlockSize } from "./options.ts";
@@ -124,7 +125,7 @@ interface LunOptions {
 }
 
 function parseLun(text: string): LunOptions {
-  if (isIscsiUrl(text)) {
+  if (isIscsiUrl(text) || isSgAddress(text)) {
     throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
   }
   const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable))*)$/s.exec(text)!;

@@ -1,4 +1,4 @@
-// Volumes as the command line names them: a path or an iSCSI URL, opened with what the environment says.
+// Volumes as the command line names them: a path, an iSCSI URL or `sg:` and a SCSI device, opened with what the environment says.
 import { hostname } from "node:os";
 import { AgentError } from "../base/errors.ts";
 import { type IscsiAddress, isIscsiUrl, parseIscsiUrl, parsePortalUrl } from "../initiator/address.ts";
@@ -8,8 +8,10 @@ import { systemClock } from "../platform/clock.ts";
 import { usesOf } from "../platform/local-volumes.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import { systemRandom } from "../platform/random.ts";
+import { blockDeviceOf } from "../platform/sg-pass-through.ts";
 import { FileVolume } from "../volume/file-volume.ts";
 import { ScsiVolume } from "../volume/scsi-volume.ts";
+import { isSgAddress, SgDevice, sgPath } from "../volume/sg-device.ts";
 import type { Volume } from "../volume/volume.ts";
 
 const iqnPrefix = "iqn.2026-11.org.lunsync";
@@ -72,6 +74,11 @@ export function addressOf(url: string): IscsiAddress {
 
 /** @throws AgentError what Volume adapters throw; `volume_mounted` or `volume_in_use` for one to be written */
 export async function openVolume(name: string, options: OpenOptions): Promise<Volume> {
+  if (isSgAddress(name)) {
+    const disk = blockDeviceOf(sgPath(name));
+    if (options.writable && disk !== undefined) await refuseIfUsed(`/dev/${disk}`);
+    return ScsiVolume.open(SgDevice.open(name, options), systemClock);
+  }
   if (!isIscsiUrl(name)) {
     if (options.writable) await refuseIfUsed(name);
     return FileVolume.open(name, {
