@@ -87,15 +87,16 @@ export class Served extends Running {
   }
 }
 
-/** `lunsync serve` on a free port of loopback, once it has printed its URLs. */
+/** `lunsync serve`, on a free port of loopback if `args` name none, once it has printed its URLs. */
 export async function serve(args: readonly string[], options: RunOptions = {}): Promise<Served> {
   const listen = args.includes("--listen") ? [] : ["--listen", "127.0.0.1:0"];
   const served = new Served(["serve", ...listen, ...args], options);
-  const luns = args.filter((argument) => argument === "--lun").length;
+  const count = (option: string) => args.filter((argument) => argument === option).length;
+  const urls = count("--lun") * Math.max(1, count("--listen"));
   const over = served.ended.then(() => "over");
   for (;;) {
     served.urls = served.stdout.split("\n").filter((line) => line.startsWith("iscsi://"));
-    if (served.urls.length >= luns) return served;
+    if (served.urls.length >= urls) return served;
     const waited = await Promise.race([over, new Promise((resolve) => setTimeout(resolve, 10))]);
     if (waited === "over") throw new Error(`serve ended: ${served.stderr}`);
   }
