@@ -90,6 +90,39 @@ test("pieces of all sizes arrive in order, however they are grouped, also at a p
   );
 });
 
+test("small pieces behind what waits keep their bytes and their place, also when the kernel has room again", async () => {
+  const { near, far, close } = await connected();
+  try {
+    const outbox = new Outbox(near);
+    const expected: Buffer[] = [];
+    let next = 0;
+    const write = (length: number) => {
+      const piece = Buffer.alloc(length);
+      for (let i = 0; i < length; i += 4) piece.writeUInt32LE(next++, i);
+      expected.push(piece);
+      outbox.batch(() => outbox.write([piece]));
+    };
+    while (outbox.queuedBytes < 1024 * 1024) write(256 * 1024);
+    for (let i = 0; i < 500; i++) write(400);
+    const chunks: Buffer[] = [];
+    let missing = -1;
+    far.on("data", (chunk) => {
+      chunks.push(chunk);
+      // The peer has just made room, and nobody has told the socket yet.
+      if (expected.length < 2000) for (let i = 0; i < 20; i++) write(400);
+    });
+    far.resume();
+    while (missing !== 0) {
+      await settled();
+      missing = outbox.bytesSent - chunks.reduce((sum, { length }) => sum + length, 0);
+    }
+    expect(expected.length).toBeGreaterThanOrEqual(2000);
+    expect(Buffer.concat(chunks).equals(Buffer.concat(expected))).toBe(true);
+  } finally {
+    close();
+  }
+});
+
 test("what a peer does not take stays counted, and is given back once when the socket dies", async () => {
   const { near, close } = await connected();
   const outbox = new Outbox(near);
