@@ -85,8 +85,8 @@ export class SgDevice implements ScsiDevice {
   async #execute(command: ScsiCommand): Promise<ScsiOutcome> {
     const { cdb, dataOut } = command;
     const sent = dataOut && lengthOf(dataOut) > 0 ? Buffer.concat(dataOut) : undefined;
-    const dataInBytes = command.dataInBytes ?? 0;
-    const taken = sent || dataInBytes === 0 ? undefined : (command.dataIn ?? Buffer.alloc(dataInBytes));
+    const wanted = command.dataIn ?? Buffer.alloc(command.dataInBytes ?? 0);
+    const taken = sent || wanted.length === 0 ? undefined : wanted;
     const timeoutMs = command.timeoutMs ?? timeoutMsDefault;
     const result = await passThrough(this.#descriptor, cdb, sent, taken, timeoutMs);
     if (result.category === "transport" || result.category === "system") {
