@@ -4,7 +4,6 @@
 #include "digest/digest_addon.h"
 #include "io/io_addon.h"
 #include "io/socket_addon.h"
-#include "sg/sg_addon.h"
 
 namespace lunsync {
 
@@ -12,7 +11,6 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   register_digest(env, exports);
   register_io(env, exports);
   register_socket(env, exports);
-  register_sg(env, exports);
   return exports;
 }
 

@@ -19,7 +19,7 @@ export function addInquiry(program: Command): void {
     )
     .argument(
       "<VOLUME>",
-      "a path, a block device or an iscsi:// URL; of a portal alone, its targets are listed",
+      "a path, a block device, an iscsi:// URL or sg:/dev/sgN; of a portal alone, its targets are listed",
     )
     .option("--block-size <BYTES>", "logical block size of a file: 512 or 4096 (default 512)", parseBlockSize)
     .option("--json", "print one JSON object")

@@ -1,10 +1,9 @@
 // Source and replica of one command, opened so that they fit: a file has the logical blocks of the other side.
 
 import { stat } from "node:fs/promises";
-import { isIscsiUrl } from "../initiator/address.ts";
 import { FileVolume } from "../volume/file-volume.ts";
 import type { Volume } from "../volume/volume.ts";
-import { addressOf, openVolume } from "./volumes.ts";
+import { checkName, isScsiAddress, openVolume } from "./volumes.ts";
 
 export interface Pair extends AsyncDisposable {
   readonly source: Volume;
@@ -20,7 +19,7 @@ export interface PairOptions {
 
 /** True for what has no logical blocks of its own. */
 async function isFile(name: string): Promise<boolean> {
-  if (isIscsiUrl(name)) return false;
+  if (isScsiAddress(name)) return false;
   return stat(name).then(
     (info) => info.isFile(),
     () => false,
@@ -30,7 +29,7 @@ async function isFile(name: string): Promise<boolean> {
 /** @throws AgentError what openVolume() throws; nothing stays open then */
 export async function openPair(sourceName: string, replicaName: string, options: PairOptions): Promise<Pair> {
   // What is misspelt is said before anything is connected to.
-  for (const name of [sourceName, replicaName]) if (isIscsiUrl(name)) addressOf(name);
+  for (const name of [sourceName, replicaName]) checkName(name);
   const open = (name: string, writable: boolean, blockBytes: number | undefined) =>
     openVolume(name, { ...options, writable, blockBytes });
   // The one with blocks of its own first; what is written after what is read, where that leaves a choice.

@@ -6,7 +6,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { AgentError, messageOf } from "../base/errors.ts";
-import { formatAddress, isIscsiUrl } from "../initiator/address.ts";
+import { formatAddress } from "../initiator/address.ts";
 import type { ChapCredentials } from "../iscsi/chap.ts";
 import { systemClock } from "../platform/clock.ts";
 import { mountedAt } from "../platform/local-volumes.ts";
@@ -22,12 +22,11 @@ import type { ChapPolicy } from "../target/login.ts";
 import { ReservationStore } from "../target/reservation-store.ts";
 import { IscsiTarget } from "../target/target.ts";
 import { UnitReservations } from "../target/unit-reservations.ts";
-import { isSgAddress } from "../volume/sg-device.ts";
 import type { Volume } from "../volume/volume.ts";
 import { logLine } from "./log.ts";
 import { parseBlockSize } from "./options.ts";
 import { version } from "./version.ts";
-import { defaultTargetName, openVolume } from "./volumes.ts";
+import { defaultTargetName, isScsiAddress, openVolume } from "./volumes.ts";
 
 interface ServeOptions {
   readonly listen: readonly string[];
@@ -125,7 +124,7 @@ interface LunOptions {
 }
 
 function parseLun(text: string): LunOptions {
-  if (isIscsiUrl(text) || isSgAddress(text)) {
+  if (isScsiAddress(text)) {
     throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
   }
   const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable))*)$/s.exec(text)!;

@@ -36,7 +36,7 @@ interface SyncOptions extends CompareOptions {
 
 function addCommonOptions(command: Command): Command {
   return command
-    .argument("<SOURCE>", "a path, a block device or an iscsi:// URL; it is only read")
+    .argument("<SOURCE>", "a path, a block device, an iscsi:// URL or sg:/dev/sgN; it is only read")
     .argument("<REPLICA>", "likewise")
     .addOption(new Option("--mode <MODE>", "how extents are compared").choices(modes).default("encode"))
     .addOption(

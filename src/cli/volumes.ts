@@ -1,4 +1,5 @@
-// Volumes as the command line names them: a path, an iSCSI URL or `sg:` and a SCSI device, opened with what the environment says.
+// Volumes as the command line names them: a path, an iSCSI URL or a pass-through address, opened with what the
+// environment says.
 import { hostname } from "node:os";
 import { AgentError } from "../base/errors.ts";
 import { type IscsiAddress, isIscsiUrl, parseIscsiUrl, parsePortalUrl } from "../initiator/address.ts";
@@ -8,10 +9,10 @@ import { systemClock } from "../platform/clock.ts";
 import { usesOf } from "../platform/local-volumes.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import { systemRandom } from "../platform/random.ts";
-import { blockDeviceOf } from "../platform/sg-pass-through.ts";
 import { FileVolume } from "../volume/file-volume.ts";
 import { ScsiVolume } from "../volume/scsi-volume.ts";
-import { isSgAddress, SgDevice, sgPath } from "../volume/sg-device.ts";
+import { isSgAddress, parseSgAddress } from "../volume/sg-address.ts";
+import { SgDevice } from "../volume/sg-device.ts";
 import type { Volume } from "../volume/volume.ts";
 
 const iqnPrefix = "iqn.2026-11.org.lunsync";
@@ -72,12 +73,24 @@ export function addressOf(url: string): IscsiAddress {
   return parseIscsiUrl(url, chapEnvironment());
 }
 
+/** True for what is reached by SCSI commands, and not by a path of this host's file system. */
+export const isScsiAddress = (name: string): boolean => isIscsiUrl(name) || isSgAddress(name);
+
+/** Finds what is misspelt before anything is opened. @throws AgentError `usage` */
+export function checkName(name: string): void {
+  if (isIscsiUrl(name)) addressOf(name);
+  else if (isSgAddress(name)) parseSgAddress(name);
+}
+
 /** @throws AgentError what Volume adapters throw; `volume_mounted` or `volume_in_use` for one to be written */
 export async function openVolume(name: string, options: OpenOptions): Promise<Volume> {
   if (isSgAddress(name)) {
-    const disk = blockDeviceOf(sgPath(name));
-    if (options.writable && disk !== undefined) await refuseIfUsed(`/dev/${disk}`);
-    return ScsiVolume.open(SgDevice.open(name, options), systemClock);
+    const { writable, onNotice } = options;
+    const refuse = (blockDevice: string) => refuseIfUsed(blockDevice, name);
+    return ScsiVolume.open(
+      await SgDevice.open(name, { writable, clock: systemClock, onNotice }, refuse),
+      systemClock,
+    );
   }
   if (!isIscsiUrl(name)) {
     if (options.writable) await refuseIfUsed(name);
@@ -101,12 +114,12 @@ export async function openVolume(name: string, options: OpenOptions): Promise<Vo
   return ScsiVolume.open(session, systemClock);
 }
 
-/** Writing to what somebody else has mounted or open would damage it. */
-async function refuseIfUsed(path: string): Promise<void> {
+/** Writing to what somebody else has mounted or open would damage it. `name`: what was asked for, if not the path. */
+async function refuseIfUsed(path: string, name = path): Promise<void> {
   const [use] = await usesOf(path);
   if (!use) return;
   throw new AgentError(
     use.kind === "mounted" ? "volume_mounted" : "volume_in_use",
-    `Cannot open "${path}" for writing: it is ${use.words}; unmount it or stop who uses it`,
+    `Cannot open "${name}" for writing: ${name === path ? "it" : path} is ${use.words}; unmount it or stop who uses it`,
   );
 }

@@ -19,6 +19,7 @@ const words: Record<string, string> = {
   ENXIO: "it has become shorter, or the device is gone",
   ENOMEDIUM: "no medium found",
   ENODEV: "no such device",
+  EMSGSIZE: "message too long",
 };
 
 /** A system call failed. `code` is the errno's name; `offsetBytes` is where, if that is known. */

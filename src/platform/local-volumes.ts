@@ -82,10 +82,11 @@ export async function localIdentity(path: string, file: BlockFile): Promise<Loca
   }
   const numbers = majorMinor(file.specialDevice);
   const backing = await loopBacking(numbers);
-  const keys = [`device:${boot}:${numbers}`];
+  const keys = [`device:${boot}:${numbers}`, ...(await unitKeyOf(`/sys/dev/block/${numbers}`))];
   // A partition overlaps the disk that it lies on, but not the disk's other partitions.
   if ((await textOf(`/sys/dev/block/${numbers}/partition`)) !== "") {
     keys.push(`within:device:${boot}:${await textOf(`/sys/dev/block/${numbers}/../dev`)}`);
+    for (const key of await unitKeyOf(`/sys/dev/block/${numbers}/..`)) keys.push(`within:${key}`);
   }
   if (backing?.whole) {
     const behind = await stat(backing.path).catch(() => undefined);
@@ -102,6 +103,15 @@ export async function localIdentity(path: string, file: BlockFile): Promise<Loca
         ? "block device"
         : `block device ${model}`,
   };
+}
+
+/**
+ * The key that a logical unit has at every initiator and on every path (unitKeys() of volume/unit-facts.ts), for a disk
+ * that the kernel is attached to. Only names that are unique in the world count.
+ */
+async function unitKeyOf(directory: string): Promise<string[]> {
+  const wwid = await textOf(`${directory}/device/wwid`);
+  return /^(naa|eui)\.[0-9a-f]+$/.test(wwid) ? [`unit:${wwid}`] : [];
 }
 
 /** A name of the device that outlives a reboot: its WWID or DM UUID, else its path. */

@@ -1,14 +1,15 @@
-// Loads the native addon, once.
+// Loads the native addons: the one that everything needs at once, others when they are asked for.
 import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 
-function load(): Record<string, unknown> {
+/** Node loads an addon once, however often it is asked for. */
+export function loadAddon(name: string): Record<string, unknown> {
   try {
-    return require("../../build/Release/lunsync.node") as Record<string, unknown>;
+    return require(`../../build/Release/${name}.node`) as Record<string, unknown>;
   } catch (error) {
     throw new Error(
-      `Cannot load lunsync's native addon (build/Release/lunsync.node): ${(error as Error).message}; ` +
+      `Cannot load lunsync's native addon (build/Release/${name}.node): ${(error as Error).message}; ` +
         "run ./scripts/setup",
       { cause: error },
     );
@@ -16,4 +17,4 @@ function load(): Record<string, unknown> {
 }
 
 /** The addon's functions; their types stand in the modules beside this one. */
-export const native: Record<string, unknown> = load();
+export const native: Record<string, unknown> = loadAddon("lunsync");

@@ -61,7 +61,9 @@ export interface ScsiDevice extends AsyncDisposable {
   readonly queueDepth: number;
   /** The most bytes that one command should transfer, by what the transport negotiated. */
   readonly transferBytesPreferred: number;
-  /** Bytes on the wire so far, headers included; zeros for a transport without a wire. */
+  /** Keys by which the unit is recognized as a volume of this host, if the kernel has one of it. */
+  readonly localKeys?: readonly string[];
+  /** Bytes on the wire so far, headers included as far as they are known; zeros for a transport without a wire. */
   readonly traffic: { readonly sent: number; readonly received: number };
   execute(command: ScsiCommand, signal?: AbortSignal): Promise<ScsiOutcome>;
   /**

@@ -307,7 +307,7 @@ function openError(doing: string, cause: unknown): unknown {
     case "EINVAL":
       return new AgentError(
         "volume_unsuitable",
-        `${doing}: it is neither a regular file nor a block device`,
+        `${doing}: it is neither a regular file nor a block device; a SCSI generic device is named sg:/dev/sgN`,
         { cause },
       );
     case "EROFS":

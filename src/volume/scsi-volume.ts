@@ -6,6 +6,7 @@
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import type { Clock } from "../platform/clock.ts";
+import { sameVolumeKey } from "../platform/local-volumes.ts";
 import {
   describeStatus,
   type ScsiCommand,
@@ -75,9 +76,10 @@ export class ScsiVolume implements Volume {
     this.facts = facts;
     this.name = device.name;
     this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
+    const local = device.localKeys ?? [];
     this.identity = {
       uuid: facts.vendorPage?.volumeUuid,
-      keys: [...unitKeys(facts), ...facts.sameVolumeKeys],
+      keys: [...unitKeys(facts), ...facts.sameVolumeKeys, ...local, ...local.map(sameVolumeKey)],
       description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
     };
     const page = facts.vendorPage;
@@ -88,7 +90,10 @@ export class ScsiVolume implements Volume {
       thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
       digests: page ? "own" : "read",
       digestsOffered: page?.digests.map((entry) => entry.text),
-      windowExtentsMax: page ? Math.min(65535, page.mostExtents) : 65535,
+      // A list has up to 16 bytes for each extent behind its head of 48, and one command takes it whole.
+      windowExtentsMax: page
+        ? Math.min(65535, page.mostExtents, Math.floor(device.transferBytesPreferred / 16) - 3)
+        : 65535,
       windowBytesMax: page ? page.mostBytes : 8 * 1024 * 1024,
       windowsInFlight: page
         ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands))
