@@ -71,7 +71,7 @@ export function addServe(program: Command): void {
     .option("--block-size <BYTES>", "logical block size of files: 512 or 4096 (default 512)", parseBlockSize)
     .option(
       "--initiator <IQN[,OPTION...]>",
-      "an initiator that may log in; `*` at the end stands for any rest; `,ro` refuses writes, `,plain` the vendor commands (may be repeated; default all)",
+      "an initiator that may log in; `*` at the end stands for any rest; `,ro` refuses writes, `,plain` the vendor commands, `,lun=N` (repeatable) shows it no other LUNs (may be repeated; default all)",
       collect,
     )
     .option(
@@ -95,6 +95,8 @@ Examples:
   lunsync serve --listen 127.0.0.1:3260 --lun /srv/replica.img
   lunsync serve --lun /dev/vg0/db --initiator iqn.2026-11.com.example:db1 \\
       --initiator 'iqn.2026-11.com.example:backup-*,ro' --from 192.0.2.0/24
+  lunsync serve --lun /dev/vg0/db --lun /dev/vg0/www \
+      --initiator iqn.2026-11.com.example:db1,lun=0 --initiator iqn.2026-11.com.example:www1,lun=1
   lunsync serve --listen 0.0.0.0:3260 --lun /dev/vg0/db --lun /dev/vg0/www,ro \\
       --target iqn.2026-11.com.example:backup --chap agent --chap-secret-file /etc/lunsync/secret
 
@@ -182,6 +184,17 @@ async function recoveredJournal(stateFolder: string, volume: Volume, uuid: strin
 }
 
 function accessPolicy(options: ServeOptions): AccessPolicy {
+  const initiatorRule = (text: string) => {
+    const rule = parseInitiatorRule(text);
+    for (const lun of rule?.rights.luns ?? []) {
+      if (lun >= options.lun.length)
+        throw new AgentError(
+          "usage",
+          `"${text}" names LUN ${lun}; the last one that is served is ${options.lun.length - 1}`,
+        );
+    }
+    return rule;
+  };
   const parsed = <T>(
     texts: readonly string[] = [],
     option: string,
@@ -198,8 +211,8 @@ function accessPolicy(options: ServeOptions): AccessPolicy {
     parsed(
       options.initiator,
       "--initiator",
-      "NAME[,ro][,plain], such as iqn.2026-11.com.example:*",
-      parseInitiatorRule,
+      "NAME[,ro][,plain][,lun=N...], such as iqn.2026-11.com.example:*",
+      initiatorRule,
     ),
     parsed(options.from, "--from", "ADDRESS[/PREFIX], such as 192.0.2.0/24", parseNetwork),
   );

@@ -1,7 +1,7 @@
 // Who may use a target: initiators by name, connections by address, and what each initiator may do.
 //
 // Guarantees: where rules are given, whoever none of them names gets nothing; the first rule that names an initiator
-// decides. Without rules everybody may do everything.
+// decides; one that names LUNs shows those and no others. Without rules everybody may do everything.
 import { type Network, NetworkSet } from "../platform/network-set.ts";
 
 export interface Rights {
@@ -9,7 +9,12 @@ export interface Rights {
   readonly writes: boolean;
   /** The vendor commands: digests of what the volumes hold. */
   readonly digests: boolean;
+  /** The LUNs that are there for it; all if absent. */
+  readonly luns?: ReadonlySet<number> | undefined;
 }
+
+/** What has no right to a LUN finds nothing there, as if the LUN did not exist. */
+export const sees = ({ luns }: Rights, lun: number): boolean => luns?.has(lun) ?? true;
 
 export const allRights: Rights = { writes: true, digests: true };
 
@@ -44,11 +49,16 @@ export class AccessPolicy {
   }
 }
 
-/** `IQN[,ro][,plain]`; undefined if it is none. */
+/** `IQN[,ro][,plain][,lun=N...]`; undefined if it is none. */
 export function parseInitiatorRule(text: string): InitiatorRule | undefined {
   const [name, ...options] = text.split(",");
   if (!/^[^\s*]*\*?$/.test(name!) || name === "") return undefined;
-  if (!options.every((each) => each === "ro" || each === "plain")) return undefined;
-  const rights = { writes: !options.includes("ro"), digests: !options.includes("plain") };
+  if (!options.every((each) => /^(?:ro|plain|lun=\d{1,5})$/.test(each))) return undefined;
+  const luns = options.filter((each) => each.startsWith("lun=")).map((each) => Number(each.slice(4)));
+  const rights = {
+    writes: !options.includes("ro"),
+    digests: !options.includes("plain"),
+    luns: luns.length === 0 ? undefined : new Set(luns),
+  };
   return { name: name!.toLowerCase(), rights };
 }

@@ -1,7 +1,8 @@
 // The device server: takes a command for a LUN, finds its entry, and gives the result. It knows no transport.
 //
 // Guarantees: every request gets a result, whatever its bytes are; a pending unit attention is reported before a
-// command is carried out (SAM-5, 5.14); nothing reaches a volume unless its LUN is here.
+// command is carried out (SAM-5, 5.14); nothing reaches a volume whose LUN is not there for the initiator that asks: it
+// finds what it would find if there were none.
 
 import { BufferPool } from "../base/buffer-pool.ts";
 import { LayoutError } from "../base/layout.ts";
@@ -9,6 +10,7 @@ import { MiB } from "../base/units.ts";
 import { status } from "../scsi/command.ts";
 import { encodeSense, sense } from "../scsi/sense.ts";
 import { inquiry, reportLuns, requestSense } from "../scsi/spc-commands.ts";
+import { sees } from "./access.ts";
 import { atomicCommands } from "./atomic-commands.ts";
 import { blockCommands } from "./block-commands.ts";
 import { type Command, CommandTable, serviceActionOf } from "./command-table.ts";
@@ -66,9 +68,12 @@ export class DeviceServer {
   constructor(names: TargetNames, units: readonly LogicalUnit[]) {
     this.names = names;
     this.#units = new Map(units.map((unit) => [unit.lun, unit]));
-    const luns = units.map((unit) => unit.lun);
     const commands = [
-      ...primaryCommands({ names, luns: () => luns, table: (unit, nexus) => this.#table(unit, nexus) }),
+      ...primaryCommands({
+        names,
+        luns: (nexus) => this.#luns(nexus),
+        table: (unit, nexus) => this.#table(unit, nexus),
+      }),
       ...targetPortCommands,
       ...modeCommands,
       ...logCommands,
@@ -78,7 +83,7 @@ export class DeviceServer {
       ...mediumCommands,
       ...sanitizeCommands,
       ...reservationCommands(),
-      ...copyCommands({ named: () => this.#named() }, this.buffers),
+      ...copyCommands({ named: (nexus) => this.#named(nexus) }, this.buffers),
       ...provisioningCommands,
       ...digestCommands,
     ];
@@ -91,13 +96,20 @@ export class DeviceServer {
     );
   }
 
-  get units(): readonly LogicalUnit[] {
-    return [...this.#units.values()];
+  /** The units that are there for an initiator. */
+  units({ rights }: Nexus): readonly LogicalUnit[] {
+    return [...this.#units.values()].filter((unit) => sees(rights, unit.lun));
   }
 
-  unit(lunField: bigint): LogicalUnit | undefined {
+  /** The unit at a LUN, if it is there for an initiator. */
+  unit({ rights }: Nexus, lunField: bigint): LogicalUnit | undefined {
     const lun = lunOf(lunField);
-    return lun === undefined ? undefined : this.#units.get(lun);
+    return lun === undefined || !sees(rights, lun) ? undefined : this.#units.get(lun);
+  }
+
+  /** True if an initiator may do what concerns all units. */
+  seesAll({ rights }: Nexus): boolean {
+    return [...this.#units.keys()].every((lun) => sees(rights, lun));
   }
 
   /** The commands that an initiator has: those that it may not use are as if they were not there. */
@@ -106,16 +118,16 @@ export class DeviceServer {
   }
 
   nexusBegan(nexus: Nexus): void {
-    for (const unit of this.#units.values()) unit.nexusBegan(nexus);
+    for (const unit of this.units(nexus)) unit.nexusBegan(nexus);
   }
 
   nexusEnded(nexus: Nexus): void {
-    for (const unit of this.#units.values()) unit.nexusEnded(nexus);
+    for (const unit of this.units(nexus)) unit.nexusEnded(nexus);
   }
 
   /** The Data-Out that the CDB asks for, and the memory that its Data-In will take: bytes. */
   transferOf(nexus: Nexus, lunField: bigint, cdb: Buffer): { dataOut: number; dataIn: number } {
-    const unit = this.unit(lunField);
+    const unit = this.unit(nexus, lunField);
     const entry = unit && this.#table(unit, nexus).find(cdb);
     if (!unit || !entry || cdb.length < entry.layout.bytes) return { dataOut: 0, dataIn: 0 };
     const { blockBytes } = unit.volume.geometry;
@@ -129,7 +141,7 @@ export class DeviceServer {
 
   /** The result, at once where the command takes no waiting. */
   execute(request: ScsiRequest): ScsiResult | Promise<ScsiResult> {
-    const unit = this.unit(request.lun);
+    const unit = this.unit(request.nexus, request.lun);
     if (!unit) return this.#withoutUnit(request);
     const table = this.#table(unit, request.nexus);
     const entry = table.find(request.cdb);
@@ -160,9 +172,13 @@ export class DeviceServer {
     }
   }
 
-  /** The designators of all units. */
-  #named(): Named[] {
-    return this.units.flatMap((unit) => unitDesignators(unit).map((each) => ({ unit, ...each })));
+  /** The designators of the units that are there for an initiator. */
+  #named(nexus: Nexus): Named[] {
+    return this.units(nexus).flatMap((unit) => unitDesignators(unit).map((each) => ({ unit, ...each })));
+  }
+
+  #luns(nexus: Nexus): number[] {
+    return this.units(nexus).map((unit) => unit.lun);
   }
 
   #conflicts(unit: LogicalUnit, { nexus, cdb }: ScsiRequest, entry: Command): boolean {
@@ -199,7 +215,7 @@ export class DeviceServer {
       case 0x12:
         return inquiryResult(undefined, this.names, nexus, inquiry.decode(cdb));
       case 0xa0:
-        return reportLunsResult([...this.#units.keys()], reportLuns.decode(cdb));
+        return reportLunsResult(this.#luns(nexus), reportLuns.decode(cdb));
       case 0x03: {
         const { desc, allocationLength } = requestSense.decode(cdb);
         return dataInResult(encodeSense(sense("logicalUnitNotSupported"), desc), allocationLength);

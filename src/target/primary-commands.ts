@@ -131,7 +131,8 @@ function reportTaskManagement({ fields }: Call<{ repd: boolean; allocationLength
 /** What the primary commands need to know of the target around the unit. */
 export interface Surroundings {
   readonly names: TargetNames;
-  luns(): readonly number[];
+  /** What an initiator finds. */
+  luns(nexus: Nexus): readonly number[];
   /** The commands of a unit that an initiator has. */
   table(unit: LogicalUnit, nexus: Nexus): CommandTable;
 }
@@ -150,7 +151,7 @@ export function primaryCommands(around: Surroundings): Command[] {
     command(
       spc.reportLuns,
       "always",
-      ({ fields }) => reportLunsResult(around.luns(), fields),
+      ({ request, fields }) => reportLunsResult(around.luns(request.nexus), fields),
       passesAttentions,
     ),
     command(

@@ -14,6 +14,7 @@ import * as wire from "../iscsi/pdu.ts";
 import { serialBefore } from "../iscsi/serial.ts";
 import { TextError, type TextPairs } from "../iscsi/text.ts";
 import type { DeviceServer } from "./device-server.ts";
+import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
 import { type ResponseLimits, sendResult } from "./responses.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
@@ -107,6 +108,11 @@ export class TargetSession {
     this.#early.clear();
     this.#due.length = 0;
     for (const task of [...this.tasks.values()]) this.abortTask(task);
+  }
+
+  /** The unit that a LUN field means in this session. */
+  unitAt(lun: bigint): LogicalUnit | undefined {
+    return this.host.deviceServer.unit(this.nexus, lun);
   }
 
   /** Resolves when nothing executes any more. */
@@ -452,12 +458,10 @@ export class TargetSession {
   async #executed(task: TargetTask, result: ScsiResult): Promise<void> {
     const { abortsCommandsOf: ports } = result;
     if (ports) {
-      const unit = this.host.deviceServer.unit(task.start.lun);
+      const unit = this.unitAt(task.start.lun);
       await this.host.abortTasks(
         (session, each) =>
-          each !== task &&
-          ports.includes(session.nexus.key) &&
-          this.host.deviceServer.unit(each.start.lun) === unit,
+          each !== task && ports.includes(session.nexus.key) && session.unitAt(each.start.lun) === unit,
       );
     }
     this.#finish(task, result);

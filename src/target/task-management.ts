@@ -1,7 +1,8 @@
 // Task management functions: which tasks end, what other initiators are told, and when the function is complete.
 //
 // Guarantees: the response is given only when none of the tasks concerned executes any more, so that an initiator that
-// repeats a write elsewhere is never overtaken by the old one.
+// repeats a write elsewhere is never overtaken by the old one; nothing of units that are not there for the initiator
+// ends.
 //
 // Source: RFC 7143, 11.5, 11.6; SAM-5, 7.
 import { taskFunction, type taskManagementRequestPdu, taskResponse } from "../iscsi/pdu.ts";
@@ -25,29 +26,27 @@ async function abortOne(session: TargetSession, request: Request): Promise<numbe
 
 async function resetUnit(session: TargetSession, unit: LogicalUnit, cmdSN: number): Promise<void> {
   const { host } = session;
-  session.abortEarly(cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
-  await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
+  session.abortEarly(cmdSN, (lun) => session.unitAt(lun) === unit);
+  await host.abortTasks((owner, task) => owner.unitAt(task.start.lun) === unit);
   unit.reset();
 }
 
 /** Carries a function out; the response code. */
 export async function manageTasks(session: TargetSession, request: Request): Promise<number> {
   const { host } = session;
-  const unit = host.deviceServer.unit(request.lun);
+  const unit = session.unitAt(request.lun);
   switch (request.function) {
     case taskFunction.abortTask:
       return abortOne(session, request);
     case taskFunction.abortTaskSet:
       if (!unit) return taskResponse.lunDoesNotExist;
-      session.abortEarly(request.cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
-      await host.abortTasks(
-        (owner, task) => owner === session && host.deviceServer.unit(task.start.lun) === unit,
-      );
+      session.abortEarly(request.cmdSN, (lun) => session.unitAt(lun) === unit);
+      await host.abortTasks((owner, task) => owner === session && session.unitAt(task.start.lun) === unit);
       return taskResponse.functionComplete;
     case taskFunction.clearTaskSet:
       if (!unit) return taskResponse.lunDoesNotExist;
-      session.abortEarly(request.cmdSN, (lun) => host.deviceServer.unit(lun) === unit);
-      await host.abortTasks((_, task) => host.deviceServer.unit(task.start.lun) === unit);
+      session.abortEarly(request.cmdSN, (lun) => session.unitAt(lun) === unit);
+      await host.abortTasks((owner, task) => owner.unitAt(task.start.lun) === unit);
       unit.raiseAttention("commandsCleared", session.nexus);
       return taskResponse.functionComplete;
     case taskFunction.logicalUnitReset:
@@ -56,7 +55,9 @@ export async function manageTasks(session: TargetSession, request: Request): Pro
       return taskResponse.functionComplete;
     case taskFunction.targetWarmReset:
     case taskFunction.targetColdReset:
-      for (const each of host.deviceServer.units) await resetUnit(session, each, request.cmdSN);
+      if (!host.deviceServer.seesAll(session.nexus)) return taskResponse.authorizationFailed;
+      for (const each of host.deviceServer.units(session.nexus))
+        await resetUnit(session, each, request.cmdSN);
       if (request.function === taskFunction.targetColdReset)
         setImmediate(() => host.dropAll("the target was reset"));
       return taskResponse.functionComplete;

@@ -51,10 +51,11 @@ export class RawInitiator implements AsyncDisposable {
     targetName: string | undefined,
     more: TextPairs = [],
     isid?: Buffer,
+    initiatorName = "iqn.2026-11.com.example:raw",
   ): Promise<RawInitiator> {
     const raw = await RawInitiator.connect(port);
     if (isid) raw.isid = isid;
-    const names: TextPairs = [["InitiatorName", "iqn.2026-11.com.example:raw"]];
+    const names: TextPairs = [["InitiatorName", initiatorName]];
     if (targetName === undefined) names.push(["SessionType", "Discovery"]);
     else names.push(["TargetName", targetName]);
     raw.sendLogin([...names, ...more], { transit: true, currentStage: 1, nextStage: 3 });
@@ -185,8 +186,8 @@ export class RawInitiator implements AsyncDisposable {
   }
 
   /** Takes all unit attentions that are pending. */
-  async settle(): Promise<void> {
-    while ((await this.command(Buffer.alloc(6))).status !== 0);
+  async settle(lun = 0n): Promise<void> {
+    while ((await this.command(Buffer.alloc(6), 0, undefined, lun)).status !== 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

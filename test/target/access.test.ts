@@ -1,14 +1,21 @@
 // Who gets in: rules by name and address, what each initiator may do, and a flood of strangers that stops nobody.
+import { readFile } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { loginRequestPdu } from "../../src/iscsi/pdu.ts";
+import * as wire from "../../src/iscsi/pdu.ts";
 import { parseNetwork } from "../../src/platform/network-set.ts";
 import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
-import { inquiry, modeSense6, reportSupportedOperationCodes } from "../../src/scsi/spc-commands.ts";
+import {
+  inquiry,
+  modeSense6,
+  reportLuns,
+  reportSupportedOperationCodes,
+} from "../../src/scsi/spc-commands.ts";
 import { encodeDigests32 } from "../../src/scsi/vendor-commands.ts";
 import { AccessPolicy, allRights, parseInitiatorRule } from "../../src/target/access.ts";
 import { RefusalLog } from "../../src/target/refusal-log.ts";
+import { bytesOf, randomOf } from "../support/data.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { lunsync, run, serve, WorkFolder } from "../support/lunsync.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
@@ -60,6 +67,11 @@ describe("rules", () => {
     for (const text of ["", "a b", "iqn.*x", "iqn.x,rw"]) expect(parseInitiatorRule(text)).toBeUndefined();
     for (const text of ["", "host", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.1/x"])
       expect(parseNetwork(text)).toBeUndefined();
+    const none = await lunsync(["serve", "--lun", "/dev/null", "--initiator", "iqn.2026-11.x:y,lun=1"]);
+    expect([none.status, none.stderr]).toEqual([
+      2,
+      expect.stringMatching(/names LUN 1; the last one .* is 0/),
+    ]);
     const refused = await lunsync(["serve", "--lun", "/dev/null", "--from", "10.0.0.0/64"]);
     expect(refused.status).toBe(2);
     expect(refused.stderr).toMatch(/"10\.0\.0\.0\/64" is no value of --from: the form is/);
@@ -119,6 +131,63 @@ describe("an initiator", () => {
   });
 });
 
+describe("an initiator whose rule names LUNs", () => {
+  const other = bytesOf(randomOf(2), 64 * 512);
+  const access = new AccessPolicy([rule(`${rawName},lun=1`), rule("iqn.*")]);
+
+  test("finds those, and the others as if they were not there", async () => {
+    await using target = await TestTarget.serving([content, other, other], { access });
+    await using raw = await RawInitiator.login(target.port, targetName);
+    await raw.settle(1n << 48n);
+    for (const lun of [0n, 1n << 48n, 7n << 48n]) {
+      const list = (await raw.command(reportLuns.encode({ allocationLength: 256 }), 256, undefined, lun))
+        .dataIn;
+      expect(list.toString("hex")).toBe("00000008000000000001000000000000");
+    }
+    for (const lun of [0n, 2n << 48n, 7n << 48n]) {
+      const found = await raw.command(inquiry.encode({ allocationLength: 96 }), 96, undefined, lun);
+      expect(found.dataIn[0]).toBe(0x7f);
+      const page = inquiry.encode({ evpd: true, pageCode: 0x83, allocationLength: 255 });
+      expect((await raw.command(page, 255, undefined, lun)).sense).toMatchObject({ key: 5, asc: 0x24 });
+      const read = await raw.command(read10.encode({ transferLength: 1 }), 512, undefined, lun);
+      expect([read.status, read.sense?.asc, read.dataIn.length]).toEqual([2, 0x25, 0]);
+      raw.sendCommand(
+        write10.encode({ transferLength: 1 }),
+        { write: true, lun, expectedDataTransferLength: 512 },
+        Buffer.alloc(512, 0xee),
+      );
+      expect((await raw.outcome()).sense?.asc).toBe(0x25);
+    }
+    const read = await raw.command(read10.encode({ transferLength: 1 }), 512, undefined, 1n << 48n);
+    expect(read.dataIn.equals(other.subarray(0, 512))).toBe(true);
+    expect(await readFile(target.files[0]!)).toEqual(content);
+  });
+
+  test("resets those alone; nobody else is disturbed", async () => {
+    await using target = await TestTarget.serving([content, other], { access });
+    await using raw = await RawInitiator.login(target.port, targetName);
+    const name = "iqn.2026-11.com.example:else";
+    await using undisturbed = await RawInitiator.login(target.port, targetName, [], undefined, name);
+    for (const lun of [0n, 1n << 48n]) await undisturbed.settle(lun);
+    const { taskFunction: func, taskResponse: response } = wire;
+    for (const [lun, what, due] of [
+      [0n, func.logicalUnitReset, response.lunDoesNotExist],
+      [0n, func.clearTaskSet, response.lunDoesNotExist],
+      [0n, func.targetWarmReset, response.authorizationFailed],
+      [0n, func.targetColdReset, response.authorizationFailed],
+      [1n << 48n, func.targetColdReset, response.authorizationFailed],
+      [1n << 48n, func.logicalUnitReset, response.functionComplete],
+    ] as const) {
+      const fields = { immediate: true, function: what, lun, initiatorTaskTag: 9, cmdSN: raw.cmdSN };
+      raw.send(wire.taskManagementRequestPdu.encode(fields));
+      expect(wire.taskManagementResponsePdu.decode((await raw.next()).header).response).toBe(due);
+    }
+    expect((await undisturbed.command(Buffer.alloc(6))).status).toBe(0);
+    const other1 = await undisturbed.command(Buffer.alloc(6), 0, undefined, 1n << 48n);
+    expect(other1.sense).toMatchObject({ key: 6, asc: 0x29 });
+  });
+});
+
 test("a connection from an address that is not allowed is closed before it can say anything", async () => {
   await using target = await TestTarget.serving([content], {
     access: new AccessPolicy([], [{ address: "192.0.2.0", prefix: 24 }]),
@@ -148,7 +217,7 @@ test("a thousand idle, slow and half-done connections stop nobody", async () => 
   await using working = await RawInitiator.login(Number(port), name);
   const cdb = read10.encode({ transferLength: 8 });
   await working.command(cdb, 4096); // power on
-  const half = loginRequestPdu.encode({ versionMax: 0, currentStage: 1 }).subarray(0, 20);
+  const half = wire.loginRequestPdu.encode({ versionMax: 0, currentStage: 1 }).subarray(0, 20);
   const sockets: Socket[] = [];
   let slow: NodeJS.Timeout | undefined;
   try {

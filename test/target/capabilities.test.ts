@@ -30,7 +30,7 @@ function serverOf(thin: boolean, readonly = false): DeviceServer {
   ]);
   volumes.set(server, volume);
   server.nexusBegan(nexus);
-  server.unit(0n)!.takeAttention(nexus);
+  server.unit(nexus, 0n)!.takeAttention(nexus);
   return server;
 }
 

@@ -26,9 +26,14 @@ function pair(blocks = 6144, secondBlockBytes = 512, readonly = false) {
   const server = new DeviceServer(names, units);
   server.nexusBegan(nexus);
   for (const unit of units) unit.takeAttention(nexus);
-  const execute = (cdb: Buffer, dataOut: Buffer[] = [], signal = new AbortController().signal) =>
+  const execute = (
+    cdb: Buffer,
+    dataOut: Buffer[] = [],
+    signal = new AbortController().signal,
+    from = nexus,
+  ) =>
     server.execute({
-      nexus,
+      nexus: from,
       lun: 0n,
       cdb,
       dataOut,
@@ -250,6 +255,25 @@ test("a destination that refuses writes, is reserved by another or fails ends th
   const failing = pair(64);
   failing.volumes[0]!.unreadable.add(5);
   expect(reported(await failing.execute(cdbOf(list), [list]))).toBe("copyThirdPartyFailure");
+});
+
+test("a unit that is not there for the initiator can't be named, as source or destination", async () => {
+  const { volumes, units, execute } = pair(64);
+  const masked = { ...nexus, rights: { ...nexus.rights, luns: new Set([0]) } };
+  const hidden = Buffer.from(volumes[1]!.cache);
+  for (const [from, to] of [
+    [0, 1],
+    [1, 0],
+  ] as const) {
+    const copy = { from, to, sourceLba: 0, destinationLba: 0, blocks: 8 };
+    const before = Buffer.from(volumes[0]!.cache);
+    const list = listOf(units.map(target), [segment(copy)]);
+    const never = new AbortController().signal;
+    expect(reported(await execute(cdbOf(list), [list], never, masked))).toBe("copyTargetNotReachable");
+    expect(volumes[0]!.cache.equals(before)).toBe(true);
+    expect(volumes[1]!.cache.equals(hidden)).toBe(true);
+    expect(reported(await execute(cdbOf(list), [list]))).toBe(0);
+  }
 });
 
 test("the Third-party Copy page tells what is there", async () => {
