@@ -3,6 +3,7 @@
 // Guarantees: a promise settles when the addon's thread is done with the buffers that were lent; until then they
 // are kept alive here. Requests that are made within one turn of the event loop are submitted together. What may
 // block never runs on the event loop.
+import { constants } from "node:os";
 import { SystemError } from "./errno.ts";
 import { native } from "./native.ts";
 
@@ -105,6 +106,7 @@ function deliver(completions: Float64Array): void {
 }
 
 function submitPending(): void {
+  if (operations.length === 0) return; // close() was faster
   const numbers = Float64Array.from(operations);
   const buffers = operationBuffers;
   operations = [];
@@ -268,7 +270,7 @@ export class BlockFile implements AsyncDisposable {
    * can tell, and for everything that goes wrong: read() will say what.
    */
   readNow(offset: number, buffer: Uint8Array): boolean {
-    if (!this.#readsNow || !mayCopyNow(buffer.byteLength)) return false;
+    if (this.#closed || !this.#readsNow || !mayCopyNow(buffer.byteLength)) return false;
     const result = addon.readNow(this.#id, offset, buffer);
     if (result === now.unknown) this.#readsNow = false;
     return result === now.done;
@@ -279,7 +281,7 @@ export class BlockFile implements AsyncDisposable {
    * readNow(): a part of them may then have been written.
    */
   writeNow(offset: number, buffers: readonly Uint8Array[]): boolean {
-    if (!this.#writesNow) return false;
+    if (this.#closed || !this.#writesNow) return false;
     let length = 0;
     for (const buffer of buffers) length += buffer.byteLength;
     if (!mayCopyNow(length)) return false;
@@ -291,7 +293,7 @@ export class BlockFile implements AsyncDisposable {
   /** Fills `buffer`. `direct` reads past the page cache. @throws SystemError; EIO names the first bad block */
   async read(offset: number, buffer: Uint8Array, options: { direct?: boolean } = {}): Promise<void> {
     await settled(
-      request(kind.read, this.#id, options.direct ? flagDirect : 0, offset, buffer.byteLength, [buffer]),
+      request(kind.read, this.#file(), options.direct ? flagDirect : 0, offset, buffer.byteLength, [buffer]),
     );
   }
 
@@ -303,33 +305,42 @@ export class BlockFile implements AsyncDisposable {
   ): Promise<void> {
     let length = 0;
     for (const buffer of buffers) length += buffer.byteLength;
-    await settled(request(kind.write, this.#id, options.durable ? flagDurable : 0, offset, length, buffers));
+    await settled(
+      request(kind.write, this.#file(), options.durable ? flagDurable : 0, offset, length, buffers),
+    );
   }
 
   /** Makes a range read as zeros; with `unmap` by deallocating it where that can be done. */
   async zero(offset: number, length: number, options: { unmap?: boolean } = {}): Promise<void> {
-    await settled(request(kind.zero, this.#id, options.unmap ? flagUnmap : 0, offset, length, []));
+    await settled(request(kind.zero, this.#file(), options.unmap ? flagUnmap : 0, offset, length, []));
   }
 
   /** All writes that have resolved are on the medium when this resolves. */
   async flush(): Promise<void> {
-    await settled(request(kind.flush, this.#id, 0, 0, 0, []));
+    await settled(request(kind.flush, this.#file(), 0, 0, 0, []));
   }
 
   /** The first run of data at or behind `offset` within `length` bytes; undefined if all of it is a hole. */
   async nextData(offset: number, length: number): Promise<{ offset: number; bytes: number } | undefined> {
-    const done = await settled(request(kind.nextData, this.#id, 0, offset, length, []));
+    const done = await settled(request(kind.nextData, this.#file(), 0, offset, length, []));
     return done.result === 0 ? undefined : { offset: done.detail, bytes: done.result };
   }
 
-  identify(what: IdentifyRequest, options: { direct?: boolean } = {}): Promise<IdentifyResult> {
-    return identify({ file: this.#id, memory: undefined, direct: options.direct ?? false }, what);
+  async identify(what: IdentifyRequest, options: { direct?: boolean } = {}): Promise<IdentifyResult> {
+    return identify({ file: this.#file(), memory: undefined, direct: options.direct ?? false }, what);
+  }
+
+  /** @throws SystemError EBADF: closed */
+  #file(): number {
+    if (this.#closed) throw new SystemError(constants.errno.EBADF);
+    return this.#id;
   }
 
   /** Idempotent. What is under way still ends; nothing is flushed. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    submitPending(); // what was asked for before is under way
     addon.closeFile(this.#id);
   }
 

@@ -19,6 +19,7 @@ const words: Record<string, string> = {
   ENXIO: "it has become shorter, or the device is gone",
   ENOMEDIUM: "no medium found",
   ENODEV: "no such device",
+  EBADF: "it was closed",
   EMSGSIZE: "message too long",
 };
 

@@ -96,6 +96,11 @@ export class DeviceServer {
     );
   }
 
+  /** Ends what goes on without a task. */
+  async stop(): Promise<void> {
+    await Promise.all([...this.#units.values()].map((unit) => unit.stop()));
+  }
+
   /** The units that are there for an initiator. */
   units({ rights }: Nexus): readonly LogicalUnit[] {
     return [...this.#units.values()].filter((unit) => sees(rights, unit.lun));

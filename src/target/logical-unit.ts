@@ -49,6 +49,9 @@ export class LogicalUnit {
 
   #loaded = true;
   sanitize: SanitizeState = { state: "none", exitAllowed: false };
+  /** What goes on whatever becomes of the task that began it. */
+  readonly #background = new Set<Promise<unknown>>();
+  readonly #stopping = new AbortController();
   /** Nexuses by which the removal of the medium is prevented. */
   readonly #preventing = new Set<string>();
 
@@ -158,6 +161,19 @@ export class LogicalUnit {
   load(loaded: boolean, by: Nexus): void {
     if (loaded && !this.#loaded) this.raiseAttention("mediumMayHaveChanged", by);
     this.#loaded = loaded;
+  }
+
+  /** Does what outlives the task that began it, until the signal or its own end. */
+  inBackground<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const running = work(this.#stopping.signal).finally(() => this.#background.delete(running));
+    this.#background.add(running);
+    return running;
+  }
+
+  /** Ends what goes on in the background. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await Promise.allSettled(this.#background);
   }
 
   /** Looks at the size of the volume; initiators are told when it is another. */

@@ -2,8 +2,8 @@
 //
 // Guarantees: while it goes on, commands that need the medium are refused, and so they are after it failed, until
 // another SANITIZE succeeds, or EXIT FAILURE MODE is sent where AUSE had allowed it; at the end the medium holds what
-// it was overwritten with. CRYPTOGRAPHIC ERASE is not offered, as nothing is encrypted here. What goes on does not
-// survive a restart of the target.
+// it was overwritten with. CRYPTOGRAPHIC ERASE is not offered, as nothing is encrypted here. When the target stops, it
+// ends between two pieces; it is not begun again.
 //
 // Source: SBC-3, 4.11 and 5.24.
 import { MiB } from "../base/units.ts";
@@ -21,13 +21,15 @@ interface Fields {
   readonly parameterListLength: number;
 }
 
-/** Calls `action` for one piece of the unit after another. */
+/** Calls `action` for one piece of the unit after another. @throws the signal's reason */
 async function eachPiece(
+  signal: AbortSignal,
   capacity: number,
   pieceBlocks: number,
   action: (lba: number, blocks: number) => Promise<void>,
 ): Promise<void> {
   for (let lba = 0; lba < capacity; lba += pieceBlocks) {
+    signal.throwIfAborted();
     await action(lba, Math.min(pieceBlocks, capacity - lba));
   }
 }
@@ -35,22 +37,22 @@ async function eachPiece(
 /** Destroys the data by `erase`, in the background where IMMED asks for it. */
 async function sanitize(
   { unit, request, fields }: Call<Fields>,
-  erase: (volume: ExclusiveVolume) => Promise<void>,
+  erase: (volume: ExclusiveVolume, signal: AbortSignal) => Promise<void>,
 ): Promise<ScsiResult> {
   if (unit.notReady && unit.sanitize.state !== "failed") return checkCondition(unit.notReady);
   if (unit.writeProtection) return checkCondition(unit.writeProtection);
   unit.sanitize = { state: "under way", exitAllowed: fields.ause };
-  const work = (async (): Promise<ScsiResult> => {
+  const work = unit.inBackground(async (stopping): Promise<ScsiResult> => {
     try {
-      await unit.volume.exclusively(0, unit.volume.geometry.blocks, erase);
+      await unit.volume.exclusively(0, unit.volume.geometry.blocks, (volume) => erase(volume, stopping));
       await unit.volume.flush();
       unit.sanitize = { state: "none", exitAllowed: false };
       return good;
     } catch (error) {
       unit.sanitize = { state: "failed", exitAllowed: fields.ause };
-      return failedResult(error, "write");
+      return stopping.aborted ? checkCondition("commandAborted") : failedResult(error, "write");
     }
-  })();
+  });
   if (fields.immed) return good;
   // Aborting the task ends the waiting for it, not the operation (SBC-3, 4.11.2).
   const aborted = new Promise<ScsiResult>((resolve) => {
@@ -62,8 +64,10 @@ async function sanitize(
 function blockErase(call: Call<Fields>): Promise<ScsiResult> | ScsiResult {
   if (call.fields.parameterListLength !== 0) return invalidCdbField(7);
   const { blocks, blockBytes } = call.unit.volume.geometry;
-  return sanitize(call, (volume) =>
-    eachPiece(blocks, (1024 * MiB) / blockBytes, (lba, count) => volume.zero(lba, count, { unmap: true })),
+  return sanitize(call, (volume, signal) =>
+    eachPiece(signal, blocks, (1024 * MiB) / blockBytes, (lba, count) =>
+      volume.zero(lba, count, { unmap: true }),
+    ),
   );
 }
 
@@ -81,14 +85,14 @@ async function overwrite(call: Call<Fields>): Promise<ScsiResult> {
   const wrongLength =
     initializationPatternLength === 0 || initializationPatternLength > listBytes - header.bytes;
   if (overwriteCount === 0 || wrongLength) return invalidCdbField(7);
-  return sanitize(call, async (volume) => {
-    // The pattern begins anew in every block.
-    const block = Buffer.alloc(blockBytes, pattern);
-    const inverted = Buffer.from(block.map((byte) => byte ^ 0xff));
+  // The pattern begins anew in every block. It is copied at once: the list is lent until the task ends.
+  const block = Buffer.alloc(blockBytes, pattern);
+  const inverted = Buffer.from(block.map((byte) => byte ^ 0xff));
+  return sanitize(call, async (volume, signal) => {
     const pieceBlocks = pieceBytes / blockBytes;
     for (let pass = 1; pass <= overwriteCount; pass++) {
       const piece = Buffer.alloc(pieceBytes, invert && pass % 2 === 0 ? inverted : block);
-      await eachPiece(blocks, pieceBlocks, (lba, count) =>
+      await eachPiece(signal, blocks, pieceBlocks, (lba, count) =>
         volume.write(lba, [piece.subarray(0, count * blockBytes)]),
       );
       await unit.volume.flush(); // every pass reaches the medium

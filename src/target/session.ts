@@ -332,11 +332,15 @@ export class TargetSession {
       throw new PduViolation(reason.protocolError, "unsolicited data is announced that was not agreed upon");
     }
     const cdb = wholeCdb(pdu, head.cdb);
-    const transfer = this.host.deviceServer.transferOf(this.nexus, head.lun, cdb);
+    const wanted = this.host.deviceServer.transferOf(this.nexus, head.lun, cdb);
+    const { read, write } = head;
+    const astray = (read && write) || (read && wanted.dataOut > 0) || (write && wanted.dataIn > 0);
+    const transfer = astray ? { dataOut: 0, dataIn: 0 } : wanted;
     const task = new TargetTask(
       {
         ...head,
         cdb,
+        astray,
         dataOutWanted: transfer.dataOut,
         unsolicitedBytesMax: head.final ? 0 : Math.min(parameters.FirstBurstLength, expected),
       },
@@ -351,8 +355,7 @@ export class TargetSession {
     }
     const dataIn = head.read ? Math.min(transfer.dataIn, expected) : 0;
     const bytes = dataIn + task.missing;
-    if (head.read && head.write) this.#finish(task, checkCondition("invalidFieldInCdb"));
-    else if (bytes === 0) this.#advance(task);
+    if (bytes === 0) this.#advance(task);
     else {
       const own = this.start.memory.tryAcquire(bytes);
       const shared = own && this.host.memory.tryAcquire(bytes);
@@ -437,6 +440,10 @@ export class TargetSession {
   // --- executing and answering ---
 
   #execute(task: TargetTask): void {
+    if (task.start.astray) {
+      this.#finish(task, checkCondition("invalidFieldInCdb"));
+      return;
+    }
     task.state = "executing";
     const faulty = (error: unknown) => {
       this.host.log("error", `a command failed by a fault of this program: ${(error as Error).stack}`);

@@ -53,6 +53,8 @@ export interface TaskStart {
   readonly write: boolean;
   readonly expectedDataTransferLength: number;
   readonly cmdSN: number;
+  /** Data would go another way than the command's does: it is refused when all has come that was announced. */
+  readonly astray: boolean;
   /** Bytes of Data-Out that the command wants. */
   readonly dataOutWanted: number;
   /** Unsolicited Data-Out follows, up to this many bytes in all; 0 if none may come. */

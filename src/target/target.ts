@@ -133,6 +133,7 @@ export class IscsiTarget {
     for (const server of this.#servers) server.close();
     for (const connection of [...this.#connections]) connection.close("the target is stopping");
     await Promise.all([...this.#ending].map((session) => session.ended()));
+    await this.#options.deviceServer.stop();
   }
 
   #accept(socket: Socket): void {

@@ -187,7 +187,7 @@ export class RawInitiator implements AsyncDisposable {
 
   /** Takes all unit attentions that are pending. */
   async settle(lun = 0n): Promise<void> {
-    while ((await this.command(Buffer.alloc(6), 0, undefined, lun)).status !== 0);
+    while ((await this.command(Buffer.alloc(6), 0, undefined, lun)).sense?.key === 0x6);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

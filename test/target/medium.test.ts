@@ -187,6 +187,36 @@ describe("SANITIZE", () => {
     expect(reported(await target.execute(nexus, write10, [block(1)]))).toBe(0);
   });
 
+  test("writes the pattern that came, whatever becomes of the memory in which it came", async () => {
+    const target = new UnitUnderTest(4096);
+    const nexus = target.nexus(1);
+    const list = Buffer.from([0x01, 0, 0, 2, 0xab, 0xcd]);
+    const cdb = medium.sanitizeOverwrite.encode({ immed: true, parameterListLength: list.length });
+    const begun = target.execute(nexus, cdb, [list]);
+    list.fill(0x77); // the task has ended: its buffer is somebody else's
+    expect(reported(await begun)).toBe(0);
+    while (target.unit.sanitize.state === "under way") await new Promise((resolve) => setImmediate(resolve));
+    expect(target.volume.medium.equals(Buffer.alloc(4096 * 512, Buffer.from([0xab, 0xcd])))).toBe(true);
+  });
+
+  test("ends between two pieces when the target stops, and nothing is written afterwards", async () => {
+    const target = new UnitUnderTest(16384);
+    const nexus = target.nexus(1);
+    const list = Buffer.from([0x1f, 0, 0, 1, 0xab]);
+    let writes = 0;
+    let stopped: Promise<void> | undefined;
+    target.volume.before = (operation) => {
+      if (operation === "write" && ++writes === 3) stopped = target.server.stop();
+    };
+    const cdb = medium.sanitizeOverwrite.encode({ immed: true, parameterListLength: list.length });
+    expect(reported(await target.execute(nexus, cdb, [list]))).toBe(0);
+    while (!stopped) await new Promise((resolve) => setImmediate(resolve));
+    await stopped;
+    expect(writes).toBe(3);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect([writes, target.unit.sanitize.state]).toEqual([3, "failed"]);
+  });
+
   test("goes on when its task is aborted, and leaves nothing of the data in cache or on the medium", async () => {
     const target = new UnitUnderTest(4096);
     const nexus = target.nexus(1);

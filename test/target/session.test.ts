@@ -122,6 +122,32 @@ test("residual counts say what was not transferred, in both directions", async (
   expect(file.subarray(512, 2048).equals(content.subarray(512, 2048))).toBe(true);
 });
 
+test("a command whose data would go the other way is refused, after what was announced has come", async () => {
+  await using target = await TestTarget.serving([content]);
+  await using raw = await ready(target, [["InitialR2T", "No"]]);
+  const invalid = { key: 5, asc: 0x24 };
+  const bytes = 4096;
+  const asWritten = { read: true, expectedDataTransferLength: bytes };
+  raw.sendCommand(write16.encode({ transferLength: 8 }), asWritten);
+  expect((await raw.outcome()).sense).toMatchObject(invalid);
+  for (const fields of [{ write: true }, { read: true, write: true }]) {
+    const cdb = read16.encode({ transferLength: 8 });
+    const initiatorTaskTag = raw.sendCommand(
+      cdb,
+      { ...fields, final: false, expectedDataTransferLength: bytes },
+      Buffer.alloc(512),
+    );
+    expect(await raw.silent(30)).toBe(true);
+    const dataOut = { initiatorTaskTag, targetTransferTag: wire.noTag, bufferOffset: 512, final: true };
+    raw.send(wire.dataOutPdu.encode(dataOut), Buffer.alloc(512));
+    const outcome = await raw.outcome();
+    expect(outcome.sense).toMatchObject(invalid);
+    expect(outcome.dataIn.length).toBe(0);
+  }
+  expect((await raw.command(Buffer.alloc(6))).status).toBe(0);
+  expect(await readFile(target.files[0]!)).toEqual(content);
+});
+
 describe("the order of commands", () => {
   test("what is outside the window, or came before, is ignored; what comes early waits for its turn", async () => {
     await using target = await TestTarget.serving([content]);

@@ -1,0 +1,29 @@
+// A file that is closed while requests are made and under way.
+import { randomBytes } from "node:crypto";
+import { readFile, writeFile } from "node:fs/promises";
+import { expect, test } from "vitest";
+import { BlockFile } from "../../src/platform/block-file.ts";
+import { WorkFolder } from "../support/lunsync.ts";
+
+test("close() leaves what was asked for to end; what is asked for afterwards is refused", async () => {
+  await using folder = await WorkFolder.make();
+  const content = randomBytes(65536);
+  await writeFile(folder.file("a"), Buffer.alloc(65536));
+  await writeFile(folder.file("b"), content);
+  await using other = await BlockFile.open(folder.file("b"), true);
+  const file = await BlockFile.open(folder.file("a"), true);
+  const written = file.write(0, [content]);
+  const buffer = Buffer.alloc(65536);
+  const read = other.read(0, buffer); // goes down together with the write
+  file.close();
+  await Promise.all([written, read]);
+  expect(buffer.equals(content)).toBe(true);
+  expect((await readFile(folder.file("a"))).equals(content)).toBe(true);
+  const closed = { code: "EBADF" };
+  await expect(file.write(0, [content])).rejects.toMatchObject(closed);
+  await expect(file.read(0, buffer)).rejects.toMatchObject(closed);
+  await expect(file.zero(0, 512)).rejects.toMatchObject(closed);
+  await expect(file.flush()).rejects.toMatchObject(closed);
+  await expect(file.nextData(0, 512)).rejects.toMatchObject(closed);
+  expect([file.readNow(0, buffer), file.writeNow(0, [content])]).toEqual([false, false]);
+});
