@@ -14,7 +14,8 @@ import type { Clock, Timer } from "../platform/clock.ts";
 import { Outbox } from "../platform/outbox.ts";
 import { acceptTcp } from "../platform/tcp.ts";
 import { type LoginAgreement, type LoginHost, type LoginReply, TargetLogin } from "./login.ts";
-import type { SessionLink, TargetSession } from "./session.ts";
+import type { TargetSession } from "./session.ts";
+import type { SessionLink } from "./session-host.ts";
 
 export interface ConnectionHost {
   readonly login: LoginHost;

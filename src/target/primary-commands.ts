@@ -156,7 +156,7 @@ export function primaryCommands(around: Surroundings): Command[] {
     ),
     command(
       spc.reportSupportedOperationCodes,
-      "free",
+      "read",
       ({ unit, request, fields }) => reportSupported(around.table(unit, request.nexus), fields),
       { withoutMedium: true },
     ),

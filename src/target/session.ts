@@ -6,55 +6,20 @@
 //
 // Source: RFC 7143, 4.2.2 (numbering), 4.2.5 (data), 11.5 (task management).
 
-import type { Semaphore } from "../base/async.ts";
 import { LayoutError } from "../base/layout.ts";
 import { FramingError, type Pdu } from "../iscsi/framing.ts";
-import type { Parameters } from "../iscsi/negotiation.ts";
 import * as wire from "../iscsi/pdu.ts";
-import { serialBefore } from "../iscsi/serial.ts";
-import { TextError, type TextPairs } from "../iscsi/text.ts";
-import type { DeviceServer } from "./device-server.ts";
+import { TextError } from "../iscsi/text.ts";
+import { CommandOrder } from "./command-order.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
 import { type ResponseLimits, sendResult } from "./responses.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
 import { SessionNumbers } from "./sequence.ts";
+import type { SessionHost, SessionLink, SessionStart } from "./session-host.ts";
 import { logout, nopOut, textRequest } from "./session-services.ts";
-import { PduViolation, TargetTask, TaskRequest, wholeCdb } from "./target-task.ts";
+import { checkUnsolicited, PduViolation, TargetTask, TaskRequest, wholeCdb } from "./target-task.ts";
 import { manageTasks } from "./task-management.ts";
-
-/** The connection, as the session sees it. */
-export interface SessionLink {
-  send(header: Buffer, data?: readonly Buffer[], onSent?: () => void): void;
-  /** Sends what is queued, then closes. */
-  finish(why: string): void;
-}
-
-/** The target around the session. */
-export interface SessionHost {
-  readonly deviceServer: DeviceServer;
-  /** Memory for data in flight, of all sessions. */
-  readonly memory: Semaphore;
-  /** Aborts the tasks of all sessions for which `which` is true; resolves when none of them executes any more. */
-  abortTasks(which: (session: TargetSession, task: TargetTask) => boolean): Promise<void>;
-  /** Closes every connection, after the reply that is queued. */
-  dropAll(why: string): void;
-  sendTargets(asked: string, session: TargetSession): TextPairs | undefined;
-  log(level: "info" | "warning" | "error", message: string): void;
-}
-
-export interface SessionStart {
-  readonly nexus: Nexus;
-  /** Undefined for a discovery session. */
-  readonly targetName: string | undefined;
-  readonly tsih: number;
-  readonly cid: number;
-  readonly parameters: Parameters;
-  readonly cmdSN: number;
-  readonly window: number;
-  /** Memory for this connection's data in flight. */
-  readonly memory: Semaphore;
-}
 
 const abortedRememberedMax = 256;
 const { rejectReason: reason } = wire;
@@ -67,10 +32,7 @@ export class TargetSession {
   readonly numbers: SessionNumbers;
   #nextTransferTag = 1;
   #over = false;
-  /** What came before its turn, by CmdSN; undefined where nothing is to be carried out when the turn comes. */
-  readonly #early = new Map<number, Pdu | undefined>();
-  /** What is carried out next: counted in ExpCmdSN already, since that says what has come. */
-  readonly #due: Pdu[] = [];
+  readonly #order: CommandOrder;
   /** Tasks whose late Data-Out is to be ignored. */
   readonly #aborted = new Set<number>();
   /** Text of a request that goes on in the next PDU. */
@@ -93,8 +55,11 @@ export class TargetSession {
       segmentBytesMax: start.parameters.MaxRecvDataSegmentLength,
       burstBytesMax: start.parameters.MaxBurstLength,
     };
-    const outstanding = () => this.tasks.size + this.#early.size + this.#due.length;
+    const outstanding = () => this.tasks.size + (this.#order?.waiting ?? 0);
     this.numbers = new SessionNumbers(start.cmdSN, start.window, outstanding);
+    this.#order = new CommandOrder(this.numbers, (pdu) => {
+      this.#guarded(pdu.header, () => this.#carryOut(pdu.header[0]! & 0x3f, pdu));
+    });
   }
 
   get nexus(): Nexus {
@@ -105,8 +70,7 @@ export class TargetSession {
   end(): void {
     if (this.#over) return;
     this.#over = true;
-    this.#early.clear();
-    this.#due.length = 0;
+    this.#order.clear();
     for (const task of [...this.tasks.values()]) this.abortTask(task);
   }
 
@@ -240,41 +204,9 @@ export class TargetSession {
       this.#reject(reason.snackReject, header); // error recovery level 0 has none; it has no CmdSN (11.16)
       return;
     }
-    const immediate = (header[0]! & 0x40) !== 0;
-    const cmdSN = header.readUInt32BE(24);
-    if (immediate) {
-      this.#carryOut(opcode, pdu);
-      return;
-    }
-    switch (this.numbers.turnOf(cmdSN)) {
-      case "ignored":
-        return;
-      case "early":
-        // Its immediate data may lie in a buffer that is given back. One that came already stays (4.2.2.1).
-        if (!this.#early.has(cmdSN)) this.#early.set(cmdSN, { ...pdu, data: Buffer.from(pdu.data) });
-        return;
-      case "now":
-        this.numbers.advance();
-        if (this.#early.size === 0) this.#carryOut(opcode, pdu);
-        else {
-          this.#due.push(pdu);
-          this.#takeDue();
-        }
-    }
-  }
-
-  /** Carries out what is due, and what came early and is due after it. */
-  #takeDue(): void {
-    for (let due = this.numbers.expCmdSN; this.#early.has(due); due = this.numbers.expCmdSN) {
-      const next = this.#early.get(due);
-      this.#early.delete(due);
-      this.numbers.advance();
-      if (next) this.#due.push(next);
-    }
-    for (let next = this.#due.shift(); next; next = this.#due.shift()) {
-      const pdu = next;
-      this.#guarded(pdu.header, () => this.#carryOut(pdu.header[0]! & 0x3f, pdu));
-    }
+    if ((header[0]! & 0x40) !== 0)
+      this.#carryOut(opcode, pdu); // immediate
+    else this.#order.take(pdu);
   }
 
   #carryOut(opcode: number, pdu: Pdu): void {
@@ -316,25 +248,12 @@ export class TargetSession {
       this.#reject(reason.immediateCommandReject, pdu.header);
       return;
     }
-    const expected = head.expectedDataTransferLength;
-    if (pdu.data.length > 0) {
-      if (!head.write || !parameters.ImmediateData) {
-        throw new PduViolation(reason.protocolError, "immediate data that was not agreed upon");
-      }
-      if (pdu.data.length > Math.min(parameters.FirstBurstLength, expected)) {
-        throw new PduViolation(
-          reason.protocolError,
-          "more immediate data than FirstBurstLength or than expected",
-        );
-      }
-    }
-    if (!head.final && (!head.write || parameters.InitialR2T)) {
-      throw new PduViolation(reason.protocolError, "unsolicited data is announced that was not agreed upon");
-    }
+    const { expectedDataTransferLength: expected } = head;
+    checkUnsolicited(head, pdu.data.length, parameters);
     const cdb = wholeCdb(pdu, head.cdb);
     const wanted = this.host.deviceServer.transferOf(this.nexus, head.lun, cdb);
     const { read, write } = head;
-    const astray = (read && write) || (read && wanted.dataOut > 0) || (write && wanted.dataIn > 0);
+    const astray = (read && write) || (read && wanted.dataOut > 0);
     const transfer = astray ? { dataOut: 0, dataIn: 0 } : wanted;
     const task = new TargetTask(
       {
@@ -519,20 +438,14 @@ export class TargetSession {
    * outside the window (11.5.1).
    */
   forgo(cmdSN: number, end: number): boolean {
-    if (this.numbers.turnOf(cmdSN) === "ignored" || !serialBefore(cmdSN, end)) return false;
-    const pdu = this.#early.get(cmdSN);
-    if (pdu) this.#rememberAborted(pdu.header.readUInt32BE(16));
-    this.#early.set(cmdSN, undefined);
-    this.#takeDue();
-    return true;
+    return this.#order.forgo(cmdSN, end, (pdu) => this.#rememberAborted(pdu.header.readUInt32BE(16)));
   }
 
   /** Aborts commands that came before their turn, up to the CmdSN of the function that wants it. */
   abortEarly(end: number, which: (lun: bigint) => boolean): void {
-    for (const [cmdSN, pdu] of this.#early) {
-      if (!pdu || (pdu.header[0]! & 0x3f) !== wire.opcode.scsiCommand) continue;
-      if (which(pdu.header.readBigUInt64BE(8))) this.forgo(cmdSN, end);
-    }
+    const concerned = ({ header }: Pdu) =>
+      (header[0]! & 0x3f) === wire.opcode.scsiCommand && which(header.readBigUInt64BE(8));
+    this.#order.forgoEarly(end, concerned, (pdu) => this.#rememberAborted(pdu.header.readUInt32BE(16)));
   }
 
   #rememberAborted(initiatorTaskTag: number): void {

@@ -9,7 +9,8 @@ import { type Deferred, deferred } from "../base/async.ts";
 import type { BufferPool } from "../base/buffer-pool.ts";
 import { slicesOf } from "../base/bytes.ts";
 import { additionalHeaders, ahsTypeExtendedCdb, type Pdu } from "../iscsi/framing.ts";
-import { type dataOutPdu, noTag, rejectReason } from "../iscsi/pdu.ts";
+import type { Parameters } from "../iscsi/negotiation.ts";
+import { type dataOutPdu, noTag, rejectReason, type scsiCommandPdu } from "../iscsi/pdu.ts";
 import type { Nexus } from "./nexus.ts";
 import type { ScsiRequest } from "./scsi-task.ts";
 
@@ -25,6 +26,23 @@ export class PduViolation extends Error {
 }
 
 const violation = (message: string) => new PduViolation(rejectReason.protocolError, message);
+
+/** @throws PduViolation for data that a command brings or announces and that was not agreed upon (RFC 7143, 13.10 to 13.14) */
+export function checkUnsolicited(
+  { write, final, expectedDataTransferLength: expected }: ReturnType<typeof scsiCommandPdu.decode>,
+  immediateBytes: number,
+  parameters: Parameters,
+): void {
+  if (immediateBytes > 0 && !(write && parameters.ImmediateData)) {
+    throw violation("immediate data that was not agreed upon");
+  }
+  if (immediateBytes > Math.min(parameters.FirstBurstLength, expected)) {
+    throw violation("more immediate data than FirstBurstLength or than expected");
+  }
+  if (!final && !(write && !parameters.InitialR2T)) {
+    throw violation("unsolicited data is announced that was not agreed upon");
+  }
+}
 
 /** The CDB with what an additional header brings of it. */
 export function wholeCdb(pdu: Pdu, cdb: Buffer): Buffer {
@@ -53,7 +71,10 @@ export interface TaskStart {
   readonly write: boolean;
   readonly expectedDataTransferLength: number;
   readonly cmdSN: number;
-  /** Data would go another way than the command's does: it is refused when all has come that was announced. */
+  /**
+   * A command that writes and brings no data, or data in both directions: it is refused when all has come that was
+   * announced. One that reads and is said to write is carried out, and its residual tells (as libiscsi's suite wants).
+   */
   readonly astray: boolean;
   /** Bytes of Data-Out that the command wants. */
   readonly dataOutWanted: number;

@@ -18,7 +18,8 @@ import type { DeviceServer } from "./device-server.ts";
 import type { ChapPolicy, LoginAgreement } from "./login.ts";
 import { nexusKey } from "./nexus.ts";
 import { RefusalLog } from "./refusal-log.ts";
-import { type SessionHost, TargetSession } from "./session.ts";
+import { TargetSession } from "./session.ts";
+import type { SessionHost } from "./session-host.ts";
 import type { TargetTask } from "./target-task.ts";
 
 export interface TargetOptions {

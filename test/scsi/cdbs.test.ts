@@ -1,6 +1,8 @@
 // CDBs and parameter data by the figures of SPC-4 and SBC-3, every field another value; and as libiscsi sent them.
 import { describe, expect, test } from "vitest";
 import type { Field, Layout } from "../../src/base/layout.ts";
+import * as xcopy from "../../src/scsi/extended-copy.ts";
+import * as persistent from "../../src/scsi/persistent-reservation.ts";
 import * as sbc from "../../src/scsi/sbc-commands.ts";
 import * as medium from "../../src/scsi/sbc-medium-commands.ts";
 import * as verify from "../../src/scsi/sbc-verify-commands.ts";
@@ -66,6 +68,49 @@ const byHand: Vector[] = [
   ],
   [spc.modeSelect6, "15 11 0000 18 00", { pf: true, sp: true, parameterListLength: 24 }],
   [spc.modeSelect10, "55 12 0000000000 0123 00", { pf: true, rtd: true, parameterListLength: 0x123 }],
+  ...(
+    [
+      [persistent.readKeys, 0x00],
+      [persistent.readReservation, 0x01],
+      [persistent.reportCapabilities, 0x02],
+      [persistent.readFullStatus, 0x03],
+    ] as const
+  ).map(
+    ([layout, action]): Vector => [layout, `5e 0${action} 0000000000 0102 00`, { allocationLength: 0x102 }],
+  ),
+  ...(
+    [
+      [persistent.register, 0x00],
+      [persistent.reserve, 0x01],
+      [persistent.release, 0x02],
+      [persistent.clear, 0x03],
+      [persistent.preempt, 0x04],
+      [persistent.preemptAndAbort, 0x05],
+      [persistent.registerAndIgnore, 0x06],
+      [persistent.registerAndMove, 0x07],
+    ] as const
+  ).map(
+    ([layout, action]): Vector => [
+      layout,
+      `5f 0${action} 25 0000 01020304 00`,
+      { scope: 2, type: 5, parameterListLength: 0x1020304 },
+    ],
+  ),
+  [persistent.reserve6, "16 00 000000 00", {}],
+  [persistent.release6, "17 00 000000 00", {}],
+  [persistent.reserve10, "56 00 0000000000 0102 00", { parameterListLength: 0x102 }],
+  [persistent.release10, "57 00 0000000000 0102 00", { parameterListLength: 0x102 }],
+  [xcopy.extendedCopy, "83 00 0000000000000000 01020304 00 00", { parameterListLength: 0x1020304 }],
+  [
+    xcopy.copyStatus,
+    "84 00 05 00000000000000 01020304 00 00",
+    { listIdentifier: 5, allocationLength: 0x1020304 },
+  ],
+  [
+    xcopy.operatingParameters,
+    "84 03 05 00000000000000 01020304 00 00",
+    { listIdentifier: 5, allocationLength: 0x1020304 },
+  ],
   [
     sbc.writeSame10,
     "41 28 01020304 05 0607 00",
@@ -259,6 +304,96 @@ const parameters: Vector[] = [
     },
   ],
   [spc.lunListHeader, "00000010 00000000", { lunListLength: 16 }],
+  [
+    persistent.parameterList,
+    "0102030405060708 1112131415161718 00000000 0d 00 0000",
+    {
+      reservationKey: 0x0102030405060708n,
+      serviceActionReservationKey: 0x1112131415161718n,
+      specIPt: true,
+      allTgPt: true,
+      aptpl: true,
+    },
+  ],
+  [
+    persistent.moveParameterList,
+    "0102030405060708 1112131415161718 00 03 0203 00000018",
+    {
+      reservationKey: 0x0102030405060708n,
+      serviceActionReservationKey: 0x1112131415161718n,
+      unreg: true,
+      aptpl: true,
+      relativeTargetPort: 0x203,
+      transportIdLength: 24,
+    },
+  ],
+  [persistent.reservationHeader, "01020304 00000010", { generation: 0x1020304, additionalLength: 16 }],
+  [
+    persistent.reservationDescriptor,
+    "0102030405060708 00000000 00 06 0000",
+    { reservationKey: 0x0102030405060708n, type: 6 },
+  ],
+  [
+    persistent.capabilitiesData,
+    "0008 1d 91 ea 01 0000",
+    {
+      crh: true,
+      sipC: true,
+      atpC: true,
+      ptplC: true,
+      tmv: true,
+      allowCommands: 1,
+      ptplA: true,
+      writeExclusiveAllRegistrants: true,
+      exclusiveAccessRegistrantsOnly: true,
+      writeExclusiveRegistrantsOnly: true,
+      exclusiveAccess: true,
+      writeExclusive: true,
+      exclusiveAccessAllRegistrants: true,
+    },
+  ],
+  [
+    persistent.fullStatusDescriptor,
+    "0102030405060708 00000000 03 05 00000000 0002 00000034",
+    {
+      reservationKey: 0x0102030405060708n,
+      allTgPt: true,
+      rHolder: true,
+      type: 5,
+      relativeTargetPort: 2,
+      additionalDescriptorLength: 0x34,
+    },
+  ],
+  [
+    xcopy.copyListHeader,
+    "07 33 0040 00000000 00000038 00000010",
+    {
+      listIdentifier: 7,
+      sequentialStriped: true,
+      listIdentifierUsage: 2,
+      priority: 3,
+      targetDescriptorListLength: 64,
+      segmentDescriptorListLength: 56,
+      inlineDataLength: 16,
+    },
+  ],
+  [
+    xcopy.blockToBlockSegment,
+    "02 02 0018 0001 0002 0000 0304 0102030405060708 1112131415161718",
+    {
+      destinationCount: true,
+      sourceIndex: 1,
+      destinationIndex: 2,
+      blocks: 0x304,
+      sourceLba: 0x0102030405060708n,
+      destinationLba: 0x1112131415161718n,
+    },
+  ],
+  [
+    xcopy.copyStatusData,
+    "00000008 02 0102 01 01020304",
+    { copyManagerStatus: 2, segmentsProcessed: 0x102, transferCountUnits: 1, transferCount: 0x1020304 },
+  ],
 ];
 
 /** What a field holds that is not mentioned. */
@@ -283,9 +418,9 @@ describe.each([
 });
 
 test("every CDB of SPC and SBC has a vector", () => {
-  const cdbs = [spc, sbc, medium, verify]
-    .flatMap((each) => Object.values(each))
-    .filter((each) => "operationCode" in each.fields);
+  const cdbs = [spc, sbc, medium, verify, persistent, xcopy]
+    .flatMap((each) => Object.values(each) as AnyLayout[])
+    .filter((each) => each.fields?.operationCode !== undefined);
   const seen = new Set(byHand.map(([layout]) => layout));
   expect(cdbs.filter((each) => !seen.has(each)).map((each) => each.name)).toEqual([]);
 });

@@ -70,6 +70,16 @@ test("data that is still coming for an aborted WRITE reaches nobody else's buffe
   expect(file.subarray(0, bytes).equals(content.subarray(0, bytes))).toBe(true);
 });
 
+test("Data-Out for another LUN than its command's ends the connection, and is written nowhere", async () => {
+  await using target = await TestTarget.serving([content, content]);
+  await using raw = await ready(target, 1);
+  const task = await waitingWrite(raw, 0, 4096);
+  const lun = 1n << 48n;
+  raw.send(wire.dataOutPdu.encode({ final: true, lun, ...task }), Buffer.alloc(4096, 0xee));
+  await raw.ended();
+  for (const file of target.files) expect(await readFile(file)).toEqual(content);
+});
+
 describe("a command that came before its turn", () => {
   const early = async (raw: RawInitiator) => {
     const cmdSN = raw.cmdSN + 1;

@@ -122,7 +122,7 @@ test("residual counts say what was not transferred, in both directions", async (
   expect(file.subarray(512, 2048).equals(content.subarray(512, 2048))).toBe(true);
 });
 
-test("a command whose data would go the other way is refused, after what was announced has come", async () => {
+test("a write that is said to read is refused, data in both directions after all of it has come", async () => {
   await using target = await TestTarget.serving([content]);
   await using raw = await ready(target, [["InitialR2T", "No"]]);
   const invalid = { key: 5, asc: 0x24 };
@@ -130,11 +130,10 @@ test("a command whose data would go the other way is refused, after what was ann
   const asWritten = { read: true, expectedDataTransferLength: bytes };
   raw.sendCommand(write16.encode({ transferLength: 8 }), asWritten);
   expect((await raw.outcome()).sense).toMatchObject(invalid);
-  for (const fields of [{ write: true }, { read: true, write: true }]) {
-    const cdb = read16.encode({ transferLength: 8 });
+  for (const cdb of [read16, write16].map((layout) => layout.encode({ transferLength: 8 }))) {
     const initiatorTaskTag = raw.sendCommand(
       cdb,
-      { ...fields, final: false, expectedDataTransferLength: bytes },
+      { read: true, write: true, final: false, expectedDataTransferLength: bytes },
       Buffer.alloc(512),
     );
     expect(await raw.silent(30)).toBe(true);
