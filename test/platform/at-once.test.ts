@@ -80,16 +80,6 @@ test("past the end of a file that shrank nothing is read, and read() says so", a
   await expect(file.read(4 * KiB, buffer)).rejects.toBeInstanceOf(SystemError);
 });
 
-test("a closed file is neither read nor written", async () => {
-  await using folder = await WorkFolder.make();
-  await writeFile(folder.file("a"), content);
-  const file = await BlockFile.open(folder.file("a"), true);
-  file.close();
-  expect(() => file.readNow(0, Buffer.alloc(512))).toThrow(TypeError);
-  expect(() => file.writeNow(0, [Buffer.alloc(512)])).toThrow(TypeError);
-  expect((await readFile(folder.file("a"))).equals(content)).toBe(true);
-});
-
 test("a file that is open for reading is not written", async () => {
   await using folder = await WorkFolder.make();
   await writeFile(folder.file("a"), content);
