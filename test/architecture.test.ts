@@ -16,8 +16,20 @@ const floors: Readonly<Record<string, readonly string[]>> = {
   volume: ["base", "platform", "scsi", "digest"],
   initiator: ["base", "platform", "scsi", "iscsi"],
   target: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
+  catalogue: ["base", "platform", "digest", "volume"],
   replicate: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
-  cli: ["base", "platform", "scsi", "iscsi", "digest", "volume", "initiator", "target", "replicate"],
+  cli: [
+    "base",
+    "platform",
+    "scsi",
+    "iscsi",
+    "digest",
+    "volume",
+    "initiator",
+    "target",
+    "replicate",
+    "catalogue",
+  ],
 };
 
 /** Modules of Node that only some places may use. */

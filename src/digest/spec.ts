@@ -7,6 +7,7 @@
 // The compiled form is the postfix program that the addon runs.
 import { AgentError } from "../base/errors.ts";
 import { compileDigest, type DigestProgram } from "../platform/block-file.ts";
+import { digestMessages } from "../platform/native-digest.ts";
 
 /** In the order of the addon's Algorithm numbers; bytes of one digest. */
 export const algorithms = [
@@ -135,6 +136,21 @@ export function programOf(spec: DigestSpec): DigestProgram {
   }
   return program;
 }
+
+/** The identifier of a message in memory, at once: for short ones. */
+export function identifierOf(spec: DigestSpec, message: Uint8Array): Buffer {
+  return evaluated(spec.tree, message);
+}
+
+function evaluated(tree: DigestTree, message: Uint8Array): Buffer {
+  if (tree.kind === "combined") return Buffer.concat(tree.parts.map((part) => evaluated(part, message)));
+  const input = tree.of === undefined ? message : evaluated(tree.of, message);
+  const number = algorithms.findIndex((algorithm) => algorithm.name === tree.algorithm);
+  return digestMessages(number, null, [input], sliceBytes);
+}
+
+/** How much of a message the kernel is fed at once; a multiple of 128. */
+const sliceBytes = 65_536;
 
 /**
  * The specifications that a target of ours offers, in the order of their DIGEST numbers: every digest alone,

@@ -18,6 +18,7 @@ import {
   type DigestWindow,
   differences,
   type Geometry,
+  type IdentifierWindow,
   type ReadOptions,
   type Volume,
   type VolumeIdentity,
@@ -179,6 +180,10 @@ export class FileVolume implements Volume {
     return { lba: first, blocks: end - first };
   }
 
+  identifiers(window: IdentifierWindow): Promise<DigestAnswer> {
+    return this.#identify(window, "identifiers", undefined);
+  }
+
   encodeDigests(window: DigestWindow): Promise<DigestAnswer> {
     return this.#identify(window, "encode", undefined);
   }
@@ -213,8 +218,8 @@ export class FileVolume implements Volume {
   }
 
   async #identify(
-    window: DigestWindow,
-    output: "encode" | "decode",
+    window: IdentifierWindow & Partial<Pick<DigestWindow, "width" | "initialValue">>,
+    output: "encode" | "decode" | "identifiers",
     input: Buffer | undefined,
   ): Promise<DigestAnswer> {
     const blocks = windowBlocks(window, this.geometry);
@@ -227,8 +232,8 @@ export class FileVolume implements Volume {
       extentBytes: window.extentBlocks * blockBytes,
       blockBytes,
       output,
-      width: window.width,
-      initialValue: window.initialValue,
+      width: window.width ?? window.digest.identifierBytes,
+      ...(window.initialValue && { initialValue: window.initialValue }),
       ...(input && { input }),
     };
     const result = await this.#file.identify(request, { direct: window.fresh });

@@ -8,7 +8,9 @@ import {
   type DigestAnswer,
   type DigestWindow,
   type Geometry,
+  type IdentifierWindow,
   type Unreadable,
+  type Volume,
   windowBlocks,
 } from "./volume.ts";
 
@@ -46,17 +48,18 @@ async function readExtents(
 export async function digestByReading(
   read: Read,
   geometry: Geometry,
-  window: DigestWindow,
-  output: "encode" | "decode",
+  window: IdentifierWindow & Partial<Pick<DigestWindow, "width" | "initialValue">>,
+  output: "encode" | "decode" | "identifiers",
   input?: Buffer,
 ): Promise<DigestAnswer> {
+  const width = window.width ?? window.digest.identifierBytes;
   const { blockBytes } = geometry;
   const extentBytes = window.extentBlocks * blockBytes;
   const totalBytes = windowBlocks(window, geometry) * blockBytes;
   // Whole extents where several fit into a chunk; an extent that is larger is read whole all the same.
   const stepBytes = Math.max(extentBytes, chunkBytes - (chunkBytes % extentBytes));
   const buffer = Buffer.allocUnsafeSlow(Math.min(stepBytes, totalBytes));
-  const values = Buffer.alloc(window.extents * window.width);
+  const values = Buffer.alloc(window.extents * width);
   let extents = 0;
   for (let at = 0; at < totalBytes; at += stepBytes) {
     const lba = window.lba + at / blockBytes;
@@ -70,14 +73,25 @@ export async function digestByReading(
         extentBytes,
         blockBytes,
         output,
-        width: window.width,
-        initialValue: window.initialValue,
+        width,
+        ...(window.initialValue && { initialValue: window.initialValue }),
         ...(input && { input: input.subarray(extents * 16) }),
       });
-      result.values.copy(values, extents * window.width);
+      result.values.copy(values, extents * width);
       extents += result.count;
     }
     if (unreadable) return { values, extents, unreadable };
   }
   return { values, extents, unreadable: undefined };
+}
+
+/** Identifiers of any volume: its own, or by reading it. */
+export function volumeIdentifiers(
+  volume: Volume,
+  window: IdentifierWindow,
+  signal?: AbortSignal,
+): Promise<DigestAnswer> {
+  if (volume.identifiers) return volume.identifiers(window, signal);
+  const read: Read = (lba, buffer) => volume.read(lba, buffer, { fresh: window.fresh }, signal);
+  return digestByReading(read, volume.geometry, window, "identifiers");
 }

@@ -26,6 +26,17 @@ export interface VolumeIdentity {
   readonly description: string;
 }
 
+/** A catalogue that a volume's own host keeps: which identifiers can be had without reading. */
+export interface CatalogueOffer {
+  /** Canonical text of the digest specification. */
+  readonly digest: string;
+  readonly extentBlocks: number;
+  /** Nodes of one level that one node of the next stands for. */
+  readonly fanOut: number;
+  /** The level whose only node stands for the whole volume. */
+  readonly rootLevel: number;
+}
+
 export interface VolumeTraits {
   readonly writable: boolean;
   /** zero() can deallocate, and deallocated blocks read as zeros. */
@@ -39,6 +50,8 @@ export interface VolumeTraits {
   readonly windowBytesMax: number;
   /** Windows that are worth having under way at once. */
   readonly windowsInFlight: number;
+  /** What it has a catalogue of; absent if it has none. */
+  readonly catalogue?: CatalogueOffer | undefined;
 }
 
 export interface ReadOptions {
@@ -62,7 +75,15 @@ export interface DigestWindow {
   readonly width: ValueWidth;
   /** Read the medium; neither catalogue nor page cache. */
   readonly fresh: boolean;
+  /**
+   * 0 or absent: extents. Above, for encodeDigests() of a volume with a catalogue: `extents` nodes of that level of its
+   * digest tree, the first of them at `lba`. A node that the catalogue does not believe has a value that equals nothing.
+   */
+  readonly level?: number;
 }
+
+/** Extents whose identifiers themselves are asked for, which only their own host may see. */
+export type IdentifierWindow = Pick<DigestWindow, "lba" | "extentBlocks" | "extents" | "digest" | "fresh">;
 
 /** Where an answer ended before its window did. */
 export interface Unreadable {
@@ -134,6 +155,9 @@ export interface Volume extends AsyncDisposable {
   /** Verdict: which extents' encoded values differ from `values`, `width` bytes each. */
   compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer>;
 
+  /** The identifiers of a window: `digest.identifierBytes` each. Absent where they must be had by reading. */
+  identifiers?(window: IdentifierWindow, signal?: AbortSignal): Promise<DigestAnswer>;
+
   /** Looks whether the volume has grown or shrunk, which `geometry` tells then; absent where nobody serves it. */
   remeasure?(): Promise<boolean>;
 
@@ -144,7 +168,10 @@ export interface Volume extends AsyncDisposable {
 export const volumeBytes = (geometry: Geometry): number => geometry.blocks * geometry.blockBytes;
 
 /** Blocks of a window: its extents, cut at the volume's end. */
-export function windowBlocks(window: DigestWindow, geometry: Geometry): number {
+export function windowBlocks(
+  window: Pick<DigestWindow, "lba" | "extentBlocks" | "extents">,
+  geometry: Geometry,
+): number {
   return Math.min(window.extents * window.extentBlocks, geometry.blocks - window.lba);
 }
 

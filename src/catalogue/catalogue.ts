@@ -1,0 +1,509 @@
+// The catalogue of a volume: the identifiers of its extents and the digest tree above them, believed where nobody can
+// have written since.
+//
+// Guarantees (docs/formats/catalogue.md has the argument):
+// - Before a write begins, it is on the catalogue's medium that the region it touches (64 extents) is not to be
+//   believed. An extent is known again only by a digest that was begun after the last write of it had begun and was not
+//   overlapped by one, and a region is believed again, by whoever opens the catalogue, only after the volume was flushed.
+// - Whatever the instant at which everything stops, no entry that is believed afterwards is wrong.
+// - Memory is bounded: pages are cached, and what is known of regions that are being written can be forgotten.
+import { Semaphore } from "../base/async.ts";
+import { type DigestSpec, identifierOf } from "../digest/spec.ts";
+import type { Clock } from "../platform/clock.ts";
+import type { Page } from "./page.ts";
+import { PageStore, type Storage } from "./page-store.ts";
+import { fanOut, TreeShape } from "./shape.ts";
+
+/** More than all writes under way may touch. */
+const regionsMax = 8192;
+/** The most regions that one write may touch: whoever writes more does it in steps. */
+export const regionsOfWriteMax = 256;
+
+/** What is known of a region that is not believed on the medium. */
+interface Region {
+  readonly number: number;
+  /** For each extent 0 where it is known, or when it was written to last, in ticks. */
+  readonly stamps: Float64Array;
+  /** Writes under way. */
+  active: number;
+  /** Of the last write. */
+  tick: number;
+  touchedMs: number;
+  /** Of its extents: what is known of it and not on the medium is there. */
+  readonly page: Page;
+}
+
+/** A write that has begun. */
+export interface Ticket {
+  readonly first: number;
+  readonly last: number;
+}
+
+export const extentKnowledge = { unknown: 0, known: 1, suspect: 2 } as const;
+
+export interface Lookup {
+  /** Identifiers of the extents asked for; only those that are known mean something. */
+  readonly identifiers: Buffer;
+  readonly knowledge: Uint8Array;
+}
+
+/** Identifiers of extents, computed from the data. */
+export type Digester = () => Promise<{ identifiers: Buffer; extents: number }>;
+
+export class Catalogue {
+  readonly shape: TreeShape;
+  readonly digest: DigestSpec;
+  readonly #store: PageStore;
+  readonly #clock: Clock;
+  /** One at a time changes nodes above the extents. */
+  readonly #turn = new Semaphore(1);
+  readonly #regions = new Map<number, Region>();
+  #wanted = new Map<number, PromiseWithResolvers<void>>();
+  #marking = false;
+  #tick = 0;
+  #zeroIdentifiers: readonly Buffer[] = [];
+  /** Once set, nothing is believed and nothing is kept. */
+  #lost: Error | undefined;
+
+  private constructor(shape: TreeShape, digest: DigestSpec, storage: Storage, clock: Clock) {
+    this.shape = shape;
+    this.digest = digest;
+    this.#store = new PageStore(shape, storage);
+    this.#clock = clock;
+  }
+
+  static over(
+    storage: Storage,
+    extents: number,
+    extentBytes: number,
+    digest: DigestSpec,
+    clock: Clock,
+  ): Catalogue {
+    const shape = new TreeShape(extents, digest.identifierBytes);
+    const catalogue = new Catalogue(shape, digest, storage, clock);
+    const zeros = [identifierOf(digest, Buffer.alloc(extentBytes))];
+    for (let level = 1; level <= shape.rootLevel; level++) {
+      const children = Buffer.concat(new Array<Buffer>(fanOut).fill(zeros.at(-1)!));
+      zeros.push(catalogue.#identifierOf(children));
+    }
+    catalogue.#zeroIdentifiers = zeros;
+    return catalogue;
+  }
+
+  get lost(): Error | undefined {
+    return this.#lost;
+  }
+
+  /** Nothing is believed from here on: the file is about to go. */
+  lose(why: Error): void {
+    this.#lost ??= why;
+  }
+
+  // --- writes ---
+
+  /** Notes that a write of these extents begins; end() it. Resolves when it may begin. @throws what the storage throws */
+  begin(first: number, last: number): Ticket | Promise<Ticket> {
+    const ticket = { first, last };
+    if (this.#lost || this.#enter(ticket)) return ticket;
+    return this.#beginLater(ticket);
+  }
+
+  async #beginLater(ticket: Ticket): Promise<Ticket> {
+    while (!this.#lost && !this.#enter(ticket)) {
+      const waits: Promise<void>[] = [];
+      for (let region = regionOf(ticket.first); region <= regionOf(ticket.last); region++) {
+        if (this.#regions.has(region)) continue;
+        let wanted = this.#wanted.get(region);
+        if (!wanted) {
+          wanted = Promise.withResolvers<void>();
+          wanted.promise.catch(() => {}); // whoever waits sees it
+          this.#wanted.set(region, wanted);
+        }
+        waits.push(wanted.promise);
+      }
+      void this.#mark();
+      await Promise.all(waits);
+    }
+    return ticket;
+  }
+
+  /** Notes a write that ends before anything else happens; false if it has to begin() and wait. */
+  beginNow(first: number, last: number): boolean {
+    const ticket = { first, last };
+    if (this.#lost) return true;
+    if (!this.#enter(ticket)) return false;
+    this.end(ticket);
+    return true;
+  }
+
+  end({ first, last }: Ticket): void {
+    if (this.#lost) return;
+    this.#stamp(first, last);
+    for (let region = regionOf(first); region <= regionOf(last); region++) {
+      const entry = this.#regions.get(region);
+      if (entry) entry.active--;
+    }
+  }
+
+  /** Begins if all of its regions are marked. */
+  #enter({ first, last }: Ticket): boolean {
+    for (let region = regionOf(first); region <= regionOf(last); region++) {
+      if (!this.#regions.has(region)) return false;
+    }
+    this.#stamp(first, last);
+    for (let region = regionOf(first); region <= regionOf(last); region++)
+      this.#regions.get(region)!.active++;
+    return true;
+  }
+
+  #stamp(first: number, last: number): void {
+    const tick = ++this.#tick;
+    const now = this.#clock.monotonicMs();
+    for (let number = regionOf(first); number <= regionOf(last); number++) {
+      const region = this.#regions.get(number);
+      if (!region) continue;
+      region.tick = tick;
+      region.touchedMs = now;
+      const base = number * fanOut;
+      region.stamps.fill(tick, Math.max(0, first - base), Math.min(fanOut, last + 1 - base));
+    }
+  }
+
+  /** Marks what is wanted, all of it with one flush, until nothing is wanted. */
+  async #mark(): Promise<void> {
+    if (this.#marking) return;
+    this.#marking = true;
+    try {
+      while (this.#wanted.size > 0) {
+        const leave = await this.#turn.acquire(1);
+        const wanted = this.#wanted;
+        this.#wanted = new Map();
+        try {
+          await this.#disbelieve([...wanted.keys()]);
+          for (const { resolve } of wanted.values()) resolve();
+        } catch (error) {
+          for (const { reject } of wanted.values()) reject(error);
+        } finally {
+          leave();
+        }
+      }
+    } finally {
+      this.#marking = false;
+    }
+  }
+
+  /** Takes the belief in regions back, on the medium, and makes their entries. Within a turn. */
+  async #disbelieve(numbers: readonly number[]): Promise<void> {
+    const known = new Map<number, Page>();
+    let changed = false;
+    for (const number of numbers) {
+      if (this.#regions.has(number)) continue;
+      const page = await this.#believedLeaves(number);
+      if (page) known.set(number, page);
+      for (let level = 1, node = number; level <= this.shape.rootLevel; level++, node = regionOf(node)) {
+        const page = await this.#store.page(level, regionOf(node));
+        if (!page.isValid(node % fanOut)) continue;
+        page.setValid(node % fanOut, false);
+        this.#store.changed(page);
+        changed = true;
+      }
+    }
+    if (changed) {
+      await this.#store.write();
+      await this.#store.flush();
+    }
+    for (const number of numbers) {
+      if (this.#regions.has(number)) continue;
+      const page = known.get(number) ?? (await this.#store.page(0, number));
+      if (!this.#regions.has(number)) this.#remember(number, page, known.has(number));
+    }
+  }
+
+  #remember(number: number, page: Page, known: boolean): Region {
+    const region: Region = {
+      number,
+      stamps: new Float64Array(fanOut),
+      active: 0,
+      tick: this.#tick,
+      touchedMs: this.#clock.monotonicMs(),
+      page,
+    };
+    if (!known) region.stamps.fill(++this.#tick, 0, this.shape.nodesIn(0, number));
+    this.#regions.set(number, region);
+    this.#forget();
+    return region;
+  }
+
+  /** What is forgotten is unknown as a whole: nothing believes it on the medium either. */
+  #forget(): void {
+    for (const [number, region] of this.#regions) {
+      if (this.#regions.size <= regionsMax) return;
+      if (region.active === 0) this.#regions.delete(number);
+    }
+  }
+
+  // --- reading ---
+
+  /** What is known of extents. */
+  async look(first: number, extents: number): Promise<Lookup> {
+    const { identifierBytes } = this.shape;
+    const identifiers = Buffer.alloc(extents * identifierBytes);
+    const knowledge = new Uint8Array(extents);
+    if (this.#lost) return { identifiers, knowledge };
+    for (let number = regionOf(first); number <= regionOf(first + extents - 1); number++) {
+      const believed = await this.#believedLeaves(number);
+      const stored = believed ?? (await this.#store.page(0, number));
+      // Nothing is awaited from here on: what is known now is known.
+      const region = this.#regions.get(number);
+      const page = region?.page ?? stored;
+      const start = Math.max(first, number * fanOut);
+      const end = Math.min(first + extents, (number + 1) * fanOut);
+      for (let extent = start; extent < end; extent++) {
+        const index = extent % fanOut;
+        if (page.isSuspect(index)) knowledge[extent - first] = extentKnowledge.suspect;
+        else if (region ? region.stamps[index] === 0 : believed) {
+          page.identifier(index).copy(identifiers, (extent - first) * identifierBytes);
+          knowledge[extent - first] = extentKnowledge.known;
+        }
+      }
+    }
+    return { identifiers, knowledge };
+  }
+
+  /** Identifiers of nodes above the extents; undefined for those that are not believed. */
+  async nodes(level: number, first: number, count: number): Promise<(Buffer | undefined)[]> {
+    const found: (Buffer | undefined)[] = [];
+    for (let node = first; node < first + count; node++) {
+      if (this.#lost) {
+        found.push(undefined);
+        continue;
+      }
+      const page = await this.#store.page(level, regionOf(node));
+      found.push(page.isValid(node % fanOut) ? Buffer.from(page.identifier(node % fanOut)) : undefined);
+    }
+    return found;
+  }
+
+  async #isBelieved(number: number): Promise<boolean> {
+    return (await this.#store.page(1, regionOf(number))).isValid(number % fanOut);
+  }
+
+  /**
+   * The page of a region that is believed on the medium, undefined for others; what it says is so until something else
+   * is awaited. A region of zeros needs no page on the medium. A page that is not the one that was believed is damaged.
+   */
+  async #believedLeaves(number: number): Promise<Page | undefined> {
+    for (;;) {
+      const page = await this.#store.page(0, number);
+      const parent = await this.#store.page(1, regionOf(number));
+      const index = number % fanOut;
+      if (this.#regions.has(number) || !parent.isValid(index)) return undefined;
+      if (!page.stored && this.#isZeroRegion(parent.identifier(index))) {
+        for (let i = 0; i < fanOut; i++) page.setIdentifier(i, this.#zeroIdentifiers[0]!);
+        page.verified = true;
+      }
+      if (page.verified) {
+        if (this.#store.isCurrent(parent)) return page;
+        continue;
+      }
+      const expected = parent.identifier(index);
+      const found = this.#identifierOf(page.identifiers(this.shape.nodesIn(0, number)));
+      if (!found.equals(expected)) {
+        void this.#damaged(number);
+        return undefined;
+      }
+      page.verified = true;
+    }
+  }
+
+  async #damaged(number: number): Promise<void> {
+    const leave = await this.#turn.acquire(1);
+    try {
+      await this.#disbelieve([number]);
+    } catch {
+      // Nobody believes it: it is found again.
+    } finally {
+      leave();
+    }
+  }
+
+  #isZeroRegion(identifier: Buffer): boolean {
+    return identifier.equals(this.#zeroIdentifiers[1]!);
+  }
+
+  /** The identifier of a node: the digest of its children's, one after another. */
+  #identifierOf(children: Buffer): Buffer {
+    return identifierOf(this.digest, children);
+  }
+
+  // --- what was digested ---
+
+  /**
+   * Has extents digested, and keeps what comes of it where no write has touched them meanwhile. The digest of what
+   * changes while it is read is returned all the same: it answers for that moment.
+   */
+  async learn(first: number, extents: number, digester: Digester): Promise<Awaited<ReturnType<Digester>>> {
+    if (this.#lost) return digester();
+    const end = first + extents;
+    const stamps = new Float64Array(extents);
+    for (let extent = first; extent < end; extent++) {
+      const number = regionOf(extent);
+      // Not believed on the medium, or it would not have to be digested.
+      const region = this.#regions.get(number) ?? (await this.#rememberUnlessBelieved(number));
+      stamps[extent - first] = region?.stamps[extent % fanOut] ?? -1;
+    }
+    const learnt = await digester();
+    const { identifierBytes } = this.shape;
+    for (let number = regionOf(first); number <= regionOf(end - 1) && !this.#lost; number++) {
+      const region = this.#regions.get(number);
+      if (!region) continue;
+      const { page } = region;
+      const from = Math.max(first, number * fanOut);
+      const to = Math.min(first + learnt.extents, (number + 1) * fanOut);
+      for (let extent = from; extent < to; extent++) {
+        const index = extent % fanOut;
+        const stamp = region.stamps[index]!;
+        if (stamp === 0 || stamp !== stamps[extent - first] || page.isSuspect(index)) continue;
+        const at = (extent - first) * identifierBytes;
+        page.setIdentifier(index, learnt.identifiers.subarray(at, at + identifierBytes));
+        region.stamps[index] = 0;
+      }
+    }
+    return learnt;
+  }
+
+  async #rememberUnlessBelieved(number: number): Promise<Region | undefined> {
+    if (await this.#isBelieved(number)) return this.#regions.get(number);
+    const page = await this.#store.page(0, number);
+    return this.#regions.get(number) ?? this.#remember(number, page, false);
+  }
+
+  /** Regions of which everything is known, and nothing of which is on the medium yet; of those, and of idle ones. */
+  ready(idleMs: number): { whole: number[]; idle: number[] } {
+    const now = this.#clock.monotonicMs();
+    const whole: number[] = [];
+    const idle: number[] = [];
+    for (const region of this.#regions.values()) {
+      if (region.active > 0 || region.page.anySuspect(fanOut)) continue;
+      if (region.stamps.every((stamp) => stamp === 0)) whole.push(region.number);
+      else if (now - region.touchedMs >= idleMs) idle.push(region.number);
+    }
+    return { whole, idle };
+  }
+
+  /** Has `flush` put the volume's data on its medium, then believes the regions that nobody has written to since. */
+  async believe(numbers: readonly number[], flush: () => Promise<void>): Promise<void> {
+    if (this.#lost || numbers.length === 0) return;
+    const before = numbers.map((number) => this.#regions.get(number)?.tick);
+    const untouched = (number: number, i: number) => {
+      const region = this.#regions.get(number);
+      return (
+        region !== undefined &&
+        region.active === 0 &&
+        region.tick === before[i] &&
+        region.stamps.every((stamp) => stamp === 0)
+      );
+    };
+    await flush(); // writers go on meanwhile
+    const leave = await this.#turn.acquire(1);
+    try {
+      const identifiers = numbers.map((number, i) => {
+        if (!untouched(number, i)) return undefined;
+        const { page } = this.#regions.get(number)!;
+        const count = this.shape.nodesIn(0, number);
+        if (page.anySuspect(count)) return undefined;
+        const identifier = this.#identifierOf(page.identifiers(count));
+        // Zeros that were never written down need not be written now.
+        if (page.stored || count < fanOut || !this.#isZeroRegion(identifier)) this.#store.changed(page);
+        return identifier;
+      });
+      await this.#store.write();
+      await this.#store.flush();
+      const parents = new Set<number>();
+      const pages = new Map<number, Page>();
+      for (const number of numbers) pages.set(number, await this.#store.page(1, regionOf(number)));
+      // Nothing is awaited between the last look at a region and its end: a write that comes now has to mark it anew.
+      numbers.forEach((number, i) => {
+        const identifier = identifiers[i];
+        if (!identifier || !untouched(number, i)) return;
+        const page = pages.get(number)!;
+        page.setIdentifier(number % fanOut, identifier);
+        page.setValid(number % fanOut, true);
+        this.#store.changed(page);
+        this.#regions.get(number)!.page.verified = true;
+        this.#regions.delete(number);
+        parents.add(regionOf(number));
+      });
+      await this.#believeUpwards(parents);
+      await this.#store.write();
+    } finally {
+      leave();
+    }
+  }
+
+  /** Makes the nodes above complete pages of level 1. Within a turn. */
+  async #believeUpwards(changed: ReadonlySet<number>): Promise<void> {
+    let numbers: ReadonlySet<number> = changed;
+    for (let level = 1; level < this.shape.rootLevel && numbers.size > 0; level++) {
+      const next = new Set<number>();
+      for (const number of numbers) {
+        const page = await this.#store.page(level, number);
+        const count = this.shape.nodesIn(level, number);
+        if (!page.allValid(count)) continue;
+        const parent = await this.#store.page(level + 1, regionOf(number));
+        parent.setIdentifier(number % fanOut, this.#identifierOf(page.identifiers(count)));
+        parent.setValid(number % fanOut, true);
+        this.#store.changed(parent);
+        next.add(regionOf(number));
+      }
+      numbers = next;
+    }
+  }
+
+  // --- bit rot ---
+
+  /** Extents whose medium differs from what was written: not to be believed until they are written anew. */
+  async suspect(extents: readonly number[]): Promise<void> {
+    const leave = await this.#turn.acquire(1);
+    try {
+      const numbers = [...new Set(extents.map(regionOf))];
+      await this.#disbelieve(numbers);
+      for (const extent of extents) {
+        const stored = await this.#store.page(0, regionOf(extent));
+        const page = this.#regions.get(regionOf(extent))?.page ?? stored;
+        page.setSuspect(extent % fanOut, true);
+        this.#store.changed(page);
+      }
+      await this.#store.write();
+      await this.#store.flush();
+    } finally {
+      leave();
+    }
+  }
+
+  /** A write has replaced all of these extents: whatever was wrong with them is gone. */
+  replaced(first: number, last: number): void {
+    for (let number = regionOf(first); number <= regionOf(last); number++) {
+      const page = this.#regions.get(number)?.page;
+      if (!page?.anySuspect(fanOut)) continue;
+      const base = number * fanOut;
+      for (let index = Math.max(0, first - base); index <= Math.min(fanOut - 1, last - base); index++) {
+        page.setSuspect(index, false);
+      }
+      this.#store.changed(page);
+    }
+  }
+
+  /** Everything that was changed is on the catalogue's medium. */
+  async flush(): Promise<void> {
+    const leave = await this.#turn.acquire(1);
+    try {
+      await this.#store.write();
+      await this.#store.flush();
+    } finally {
+      leave();
+    }
+  }
+}
+
+export const regionOf = (node: number): number => Math.floor(node / fanOut);

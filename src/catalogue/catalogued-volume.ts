@@ -1,0 +1,331 @@
+// A volume with a catalogue: what is known of it is not read again, and every write is noted before it begins.
+//
+// Guarantees: reads and writes are those of the volume underneath; digests that are asked for fresh are too. Others are
+// the catalogue's where it believes them, and are digested, and remembered, where not. An extent that a scrub found to
+// differ from what was written is answered for like one that can't be read, until it has been written anew. A write
+// goes on without the catalogue where that fails and can be thrown away; else it fails.
+
+import { lengthOf } from "../base/bytes.ts";
+import { AgentError, messageOf } from "../base/errors.ts";
+import { encodingBlock } from "../digest/encoding.ts";
+import { encodeIdentifiers } from "../platform/native-digest.ts";
+import type { Random } from "../platform/random.ts";
+import { volumeIdentifiers } from "../volume/read-digests.ts";
+import {
+  type CatalogueOffer,
+  type CompareAnswer,
+  type DigestAnswer,
+  type DigestWindow,
+  differences,
+  type Geometry,
+  type ReadOptions,
+  type Unreadable,
+  type Volume,
+  type VolumeIdentity,
+  type VolumeTraits,
+  type WriteOptions,
+} from "../volume/volume.ts";
+import { type Catalogue, extentKnowledge, regionsOfWriteMax, type Ticket } from "./catalogue.ts";
+import { fanOut } from "./shape.ts";
+
+export interface CataloguedOptions {
+  readonly extentBlocks: number;
+  readonly random: Random;
+  /** Throws the catalogue away, so that nobody believes it later. @throws if that can't be done */
+  readonly discard: () => Promise<void>;
+  readonly log: (level: "info" | "warning" | "error", message: string) => void;
+}
+
+export class CataloguedVolume implements Volume {
+  readonly catalogue: Catalogue;
+  readonly volume: Volume;
+  readonly #options: CataloguedOptions;
+  #discarding: Promise<void> | undefined;
+
+  constructor(volume: Volume, catalogue: Catalogue, options: CataloguedOptions) {
+    this.volume = volume;
+    this.catalogue = catalogue;
+    this.#options = options;
+  }
+
+  get name(): string {
+    return this.volume.name;
+  }
+
+  get geometry(): Geometry {
+    return this.volume.geometry;
+  }
+
+  get identity(): VolumeIdentity {
+    return this.volume.identity;
+  }
+
+  get traits(): VolumeTraits {
+    return { ...this.volume.traits, catalogue: this.offer };
+  }
+
+  get traffic(): Volume["traffic"] {
+    return this.volume.traffic;
+  }
+
+  get extentBlocks(): number {
+    return this.#options.extentBlocks;
+  }
+
+  get offer(): CatalogueOffer | undefined {
+    if (this.catalogue.lost) return undefined;
+    const { digest, shape } = this.catalogue;
+    return { digest: digest.text, extentBlocks: this.extentBlocks, fanOut, rootLevel: shape.rootLevel };
+  }
+
+  read(lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal): Promise<void> {
+    return this.volume.read(lba, buffer, options, signal);
+  }
+
+  readNow(lba: number, buffer: Buffer): boolean {
+    return this.volume.readNow?.(lba, buffer) ?? false;
+  }
+
+  writeNow(lba: number, pieces: readonly Buffer[]): boolean {
+    if (!this.volume.writeNow) return false;
+    const [first, last] = this.#extentsOf(lba, lengthOf(pieces) / this.geometry.blockBytes);
+    return this.catalogue.beginNow(first, last) && this.volume.writeNow(lba, pieces);
+  }
+
+  async write(
+    lba: number,
+    pieces: readonly Buffer[],
+    options?: WriteOptions,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const blocks = lengthOf(pieces) / this.geometry.blockBytes;
+    await this.#noted(lba, blocks, () => this.volume.write(lba, pieces, options, signal));
+  }
+
+  async zero(
+    lba: number,
+    blocks: number,
+    options?: { unmap?: boolean },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const step = regionsOfWriteMax * fanOut * this.extentBlocks;
+    for (let done = 0; done < blocks; ) {
+      const at = lba + done;
+      // To the end of a region, so that no step touches more of them than it may.
+      const count = Math.min(blocks - done, step - (at % (fanOut * this.extentBlocks)));
+      await this.#noted(at, count, () => this.volume.zero(at, count, options, signal));
+      done += count;
+    }
+  }
+
+  flush(signal?: AbortSignal): Promise<void> {
+    return this.volume.flush(signal);
+  }
+
+  nextData(lba: number, blocks: number, signal?: AbortSignal): ReturnType<Volume["nextData"]> {
+    return this.volume.nextData(lba, blocks, signal);
+  }
+
+  async encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
+    if ((window.level ?? 0) > 0) return this.#encodeNodes(window);
+    if (!this.#covers(window)) return this.volume.encodeDigests(window, signal);
+    return this.#answer(window, undefined, signal);
+  }
+
+  async decodeDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer> {
+    if (!this.#covers(window)) return this.volume.decodeDigests(window, values, signal);
+    return this.#answer(window, values, signal);
+  }
+
+  async compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
+    if (!this.#covers(window)) return this.volume.compareDigests(window, values, signal);
+    const own = await this.encodeDigests(window, signal);
+    const different = differences(own.values, values, own.extents, window.width);
+    return { different, extents: own.extents, unreadable: own.unreadable };
+  }
+
+  changeMark(): Promise<string | undefined> {
+    return this.volume.changeMark();
+  }
+
+  async remeasure(): Promise<boolean> {
+    return (await this.volume.remeasure?.()) ?? false;
+  }
+
+  [Symbol.asyncDispose](): PromiseLike<void> {
+    return this.volume[Symbol.asyncDispose]();
+  }
+
+  /** Digests what is not known of some extents, and remembers it; the extents before the first that can't be read. */
+  async digest(
+    first: number,
+    extents: number,
+    signal?: AbortSignal,
+  ): Promise<{ extents: number; unreadable: Unreadable | undefined }> {
+    const { extents: done, unreadable } = await this.#identify(first, extents, signal);
+    return { extents: done, unreadable };
+  }
+
+  #covers(window: DigestWindow): boolean {
+    return (
+      !window.fresh &&
+      !this.catalogue.lost &&
+      window.digest.text === this.catalogue.digest.text &&
+      window.extentBlocks === this.extentBlocks
+    );
+  }
+
+  #extentsOf(lba: number, blocks: number): [first: number, last: number] {
+    return [Math.floor(lba / this.extentBlocks), Math.floor((lba + blocks - 1) / this.extentBlocks)];
+  }
+
+  /** A write, with the catalogue told before and after. */
+  async #noted(lba: number, blocks: number, action: () => Promise<void>): Promise<void> {
+    const [first, last] = this.#extentsOf(lba, blocks);
+    let ticket: Ticket;
+    try {
+      const begun = this.catalogue.begin(first, last);
+      ticket = begun instanceof Promise ? await begun : begun;
+    } catch (error) {
+      await this.#discard(error);
+      return action();
+    }
+    let written = false;
+    try {
+      await action();
+      written = true;
+    } finally {
+      this.catalogue.end(ticket);
+    }
+    if (!written) return;
+    // Extents that were replaced from end to end.
+    const { extentBlocks } = this;
+    const whole = [Math.ceil(lba / extentBlocks), Math.floor((lba + blocks) / extentBlocks) - 1] as const;
+    const reachesEnd = lba + blocks === this.geometry.blocks;
+    const lastWhole = reachesEnd ? last : whole[1];
+    if (whole[0] <= lastWhole) this.catalogue.replaced(whole[0], lastWhole);
+  }
+
+  /** The catalogue can't be kept: it must not be believed by anybody. */
+  #discard(cause: unknown): Promise<void> {
+    const { discard, log } = this.#options;
+    const why = new AgentError(
+      "io_error",
+      `The catalogue of "${this.name}" can't be kept: ${messageOf(cause)}`,
+      { cause },
+    );
+    this.#discarding ??= discard().then(
+      () => {
+        this.catalogue.lose(why);
+        log("error", `${why.message}; it was thrown away, and is made anew at the next start`);
+      },
+      (error) => {
+        this.#discarding = undefined;
+        throw new AgentError("io_error", `${why.message}, nor thrown away: ${messageOf(error)}`, { cause });
+      },
+    );
+    return this.#discarding;
+  }
+
+  #blocksOfValues(window: DigestWindow, step: number): Buffer {
+    const blocks = Buffer.alloc(16 * window.extents);
+    for (let i = 0; i < window.extents; i++) {
+      encodingBlock(window.initialValue, window.lba + i * step, blocks, 16 * i);
+    }
+    return blocks;
+  }
+
+  /** Identifiers of extents: the catalogue's, and for the rest the data's. */
+  async #identify(
+    first: number,
+    extents: number,
+    signal?: AbortSignal,
+  ): Promise<{ identifiers: Buffer; extents: number; unreadable: Unreadable | undefined }> {
+    const { catalogue, volume, extentBlocks } = this;
+    const { identifierBytes } = catalogue.shape;
+    const { identifiers, knowledge } = await catalogue.look(first, extents);
+    for (let i = 0; i < extents; ) {
+      if (knowledge[i] === extentKnowledge.known) {
+        i++;
+        continue;
+      }
+      if (knowledge[i] === extentKnowledge.suspect) {
+        const lba = (first + i) * extentBlocks;
+        return {
+          identifiers,
+          extents: i,
+          unreadable: { lba, reason: `the medium differs from what was written at LBA ${lba}` },
+        };
+      }
+      let end = i + 1;
+      while (end < extents && knowledge[end] === extentKnowledge.unknown) end++;
+      let unreadable: Unreadable | undefined;
+      const learnt = await catalogue.learn(first + i, end - i, async () => {
+        const found = await volumeIdentifiers(
+          volume,
+          {
+            lba: (first + i) * extentBlocks,
+            extentBlocks,
+            extents: end - i,
+            digest: catalogue.digest,
+            fresh: false,
+          },
+          signal,
+        );
+        unreadable = found.unreadable;
+        return { identifiers: found.values, extents: found.extents };
+      });
+      learnt.identifiers.copy(identifiers, i * identifierBytes, 0, learnt.extents * identifierBytes);
+      if (learnt.extents < end - i) return { identifiers, extents: i + learnt.extents, unreadable };
+      i = end;
+    }
+    return { identifiers, extents, unreadable: undefined };
+  }
+
+  async #answer(
+    window: DigestWindow,
+    input: Buffer | undefined,
+    signal?: AbortSignal,
+  ): Promise<DigestAnswer> {
+    const { identifierBytes } = this.catalogue.shape;
+    const first = window.lba / window.extentBlocks;
+    const found = await this.#identify(first, window.extents, signal);
+    const { extents, unreadable } = found;
+    const blocks = (input ?? this.#blocksOfValues(window, window.extentBlocks)).subarray(0, 16 * extents);
+    const identifiers = found.identifiers.subarray(0, identifierBytes * extents);
+    const whole = encodeIdentifiers(identifiers, identifierBytes, blocks, input !== undefined);
+    return { values: narrowed(whole, window.width), extents, unreadable };
+  }
+
+  /** Nodes of the tree. One that is not believed is answered with what equals nothing. */
+  async #encodeNodes(window: DigestWindow): Promise<DigestAnswer> {
+    const level = window.level!;
+    const { catalogue, extentBlocks } = this;
+    const { identifierBytes, rootLevel, nodes } = catalogue.shape;
+    const step = extentBlocks * fanOut ** level;
+    const first = window.lba / step;
+    const suits =
+      window.digest.text === catalogue.digest.text &&
+      window.extentBlocks === extentBlocks &&
+      level <= rootLevel &&
+      Number.isInteger(first) &&
+      first + window.extents <= nodes[level]!;
+    if (!suits) throw new AgentError("internal", `${this.name} has no such nodes in its catalogue`);
+    const found = await catalogue.nodes(level, first, window.extents);
+    const identifiers = Buffer.concat(
+      found.map((each) => each ?? this.#options.random.bytes(identifierBytes)),
+    );
+    const whole = encodeIdentifiers(identifiers, identifierBytes, this.#blocksOfValues(window, step), false);
+    return { values: narrowed(whole, window.width), extents: window.extents, unreadable: undefined };
+  }
+}
+
+/** Values of 16 bytes cut to their first `width`. */
+function narrowed(values: Buffer, width: number): Buffer {
+  if (width === 16) return values;
+  const cut = Buffer.allocUnsafe((values.length / 16) * width);
+  for (let from = 0, to = 0; from < values.length; from += 16, to += width) {
+    values.copy(cut, to, from, from + width);
+  }
+  return cut;
+}

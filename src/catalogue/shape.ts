@@ -1,0 +1,60 @@
+// The shape of a digest tree: how many nodes each level has, and where its pages lie in the file.
+//
+// Level 0 has the extents; a node of level n + 1 stands for up to `fanOut` nodes of level n; the last level is the root
+// alone. A page holds the identifiers of `fanOut` neighbours: the children of one node.
+export const fanOut = 64;
+
+/** Two copies of the header, 4096 bytes each, come before the pages. */
+export const headerBytes = 4096;
+export const pageHeaderBytes = 32;
+
+export class TreeShape {
+  /** Nodes of each level; the last has one. */
+  readonly nodes: readonly number[];
+  readonly identifierBytes: number;
+  readonly pageBytes: number;
+  readonly fileBytes: number;
+  /** The number of the first page of each level, counted from the root's. */
+  readonly #firstPage: readonly number[];
+
+  constructor(extents: number, identifierBytes: number) {
+    const nodes = [extents];
+    // Also a volume of one extent has a root above it: level 0 is never the last one.
+    do nodes.push(Math.ceil(nodes.at(-1)! / fanOut));
+    while (nodes.at(-1)! > 1);
+    this.nodes = nodes;
+    this.identifierBytes = identifierBytes;
+    this.pageBytes = pageHeaderBytes + fanOut * identifierBytes;
+    const firstPage = new Array<number>(nodes.length);
+    let page = 0;
+    for (let level = nodes.length - 1; level >= 0; level--) {
+      firstPage[level] = page;
+      page += this.pages(level);
+    }
+    this.#firstPage = firstPage;
+    this.fileBytes = 2 * headerBytes + page * this.pageBytes;
+  }
+
+  get rootLevel(): number {
+    return this.nodes.length - 1;
+  }
+
+  pages(level: number): number {
+    return Math.ceil(this.nodes[level]! / fanOut);
+  }
+
+  /** Nodes whose identifiers a page holds: `fanOut`, or fewer in the last page of a level. */
+  nodesIn(level: number, page: number): number {
+    return Math.min(fanOut, this.nodes[level]! - page * fanOut);
+  }
+
+  /** Bytes from the beginning of the file. */
+  offsetOf(level: number, page: number): number {
+    return 2 * headerBytes + (this.#firstPage[level]! + page) * this.pageBytes;
+  }
+
+  /** Extents below one node of a level. */
+  extentsBelow(level: number): number {
+    return fanOut ** level;
+  }
+}

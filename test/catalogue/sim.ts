@@ -1,0 +1,329 @@
+// A catalogue over a volume, both on media that lose what was not flushed, driven by a schedule that a seed makes:
+// writes in flight, digests, scrubs, crashes of the process and of the power, writes past the catalogue's back.
+//
+// Every wait of storage or volume ends when the schedule says so, so that a seed replays a run exactly.
+import { createHash } from "node:crypto";
+import { Catalogue, extentKnowledge } from "../../src/catalogue/catalogue.ts";
+import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
+import type { Storage } from "../../src/catalogue/page-store.ts";
+import { fanOut, TreeShape } from "../../src/catalogue/shape.ts";
+import { parseDigestSpec } from "../../src/digest/spec.ts";
+import type { DigestAnswer, IdentifierWindow } from "../../src/volume/volume.ts";
+import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+import { MemoryVolume } from "../support/memory-volume.ts";
+
+type Random = () => number;
+
+const blockBytes = 512;
+const extentBlocks = 2;
+const extentBytes = extentBlocks * blockBytes;
+const digest = parseDigestSpec("sha256");
+const sha256 = (data: Buffer) => createHash("sha256").update(data).digest();
+const sectorBytes = 512;
+
+export class SimulationError extends Error {
+  override readonly name = "SimulationError";
+}
+
+/** Who waits, until the schedule lets one go on. */
+class Schedule {
+  readonly #random: Random;
+  readonly #waiting: (() => void)[] = [];
+  /** A crash: nobody goes on any more. */
+  dead = false;
+
+  constructor(random: Random) {
+    this.#random = random;
+  }
+
+  pause(): Promise<void> {
+    if (this.dead) return new Promise(() => {});
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** Lets one of those who wait go on; false if nobody does. */
+  async step(): Promise<boolean> {
+    for (let turns = 0; turns < 30; turns++) await Promise.resolve();
+    const [next] = this.#waiting.splice(below(this.#random, this.#waiting.length), 1);
+    next?.();
+    for (let turns = 0; turns < 30; turns++) await Promise.resolve();
+    return next !== undefined;
+  }
+}
+
+/** A file whose unflushed writes may be lost or torn by sectors. */
+class SimStorage {
+  cache: Buffer;
+  #medium: Buffer;
+  #unflushed: { offset: number; bytes: Buffer }[] = [];
+
+  constructor(bytes: number) {
+    this.cache = Buffer.alloc(bytes);
+    this.#medium = Buffer.alloc(bytes);
+  }
+
+  /** As one process sees it. */
+  over(schedule: Schedule): Storage {
+    return {
+      read: async (offset, buffer) => {
+        await schedule.pause();
+        this.cache.copy(buffer, 0, offset, offset + buffer.length);
+      },
+      write: async (offset, pieces) => {
+        const bytes = Buffer.concat([...pieces]);
+        await schedule.pause();
+        bytes.copy(this.cache, offset);
+        this.#unflushed.push({ offset, bytes });
+        await schedule.pause();
+      },
+      flush: async () => {
+        await schedule.pause();
+        const covered = this.#unflushed;
+        this.#unflushed = [];
+        for (const { offset, bytes } of covered) bytes.copy(this.#medium, offset);
+        await schedule.pause();
+      },
+      close: () => {},
+    };
+  }
+
+  powerCut(random: Random): void {
+    for (const { offset, bytes } of this.#unflushed) {
+      const keep = oneOf(random, [0, 0.5, 1]);
+      const first = Math.floor(offset / sectorBytes);
+      for (let sector = first; sector * sectorBytes < offset + bytes.length; sector++) {
+        if (random() >= keep) continue;
+        const from = Math.max(offset, sector * sectorBytes);
+        const to = Math.min(offset + bytes.length, (sector + 1) * sectorBytes);
+        bytes.copy(this.#medium, from, from - offset, to - offset);
+      }
+    }
+    this.#unflushed = [];
+    this.#medium.copy(this.cache);
+  }
+}
+
+/** The volume, whose operations take their time. */
+class SimVolume extends MemoryVolume {
+  schedule!: Schedule;
+  #unflushed: { lba: number; data: Buffer }[] = [];
+
+  override async write(lba: number, pieces: readonly Buffer[]): Promise<void> {
+    const data = Buffer.concat([...pieces]);
+    const half = below(() => 0.5, data.length / blockBytes + 1) * blockBytes;
+    await this.schedule.pause();
+    this.#put(lba, data.subarray(0, half));
+    await this.schedule.pause();
+    this.#put(lba + half / blockBytes, data.subarray(half));
+    await this.schedule.pause();
+  }
+
+  override async zero(lba: number, blocks: number): Promise<void> {
+    await this.write(lba, [Buffer.alloc(blocks * blockBytes)]);
+  }
+
+  override writeNow(lba: number, pieces: readonly Buffer[]): boolean {
+    this.#put(lba, Buffer.concat([...pieces]));
+    return true;
+  }
+
+  override async flush(): Promise<void> {
+    await this.schedule.pause();
+    const covered = this.#unflushed;
+    this.#unflushed = [];
+    for (const { lba, data } of covered) data.copy(this.medium, lba * blockBytes);
+    await this.schedule.pause();
+  }
+
+  async identifiers(window: IdentifierWindow): Promise<DigestAnswer> {
+    const values: Buffer[] = [];
+    for (let i = 0; i < window.extents; i++) {
+      await this.schedule.pause();
+      const at = (window.lba + i * window.extentBlocks) * blockBytes;
+      // What is read while it is written may be a mixture of both.
+      const end = Math.min(at + extentBytes, this.cache.length);
+      const first = Buffer.from(this.cache.subarray(at, at + blockBytes));
+      await this.schedule.pause();
+      values.push(sha256(Buffer.concat([first, this.cache.subarray(Math.min(end, at + blockBytes), end)])));
+    }
+    return { values: Buffer.concat(values), extents: window.extents, unreadable: undefined };
+  }
+
+  powerCut(random: Random): void {
+    for (const { lba, data } of this.#unflushed) {
+      const keep = oneOf(random, [0, 0.5, 1]);
+      for (let at = 0; at < data.length; at += blockBytes) {
+        if (random() < keep) data.copy(this.medium, lba * blockBytes + at, at, at + blockBytes);
+      }
+    }
+    this.#unflushed = [];
+    this.medium.copy(this.cache);
+  }
+
+  #put(lba: number, data: Buffer): void {
+    if (data.length === 0) return;
+    data.copy(this.cache, lba * blockBytes);
+    this.#unflushed.push({ lba, data });
+  }
+}
+
+export class Simulation {
+  readonly #random: Random;
+  readonly #extents: number;
+  readonly #shape: TreeShape;
+  readonly #volume: SimVolume;
+  readonly #storage: SimStorage;
+  readonly #clock = new FakeClock();
+  #schedule!: Schedule;
+  #catalogued!: CataloguedVolume;
+  #catalogue!: Catalogue;
+  #underWay = new Set<Promise<unknown>>();
+  #failure: unknown;
+  readonly counts = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0, rotten: 0 };
+
+  constructor(seed: number) {
+    this.#random = randomOf(seed);
+    this.#extents = oneOf(this.#random, [3, 64, 100, 130, 64 * 65]);
+    const blocks = this.#extents * extentBlocks - below(this.#random, extentBlocks);
+    const data = Buffer.alloc(blocks * blockBytes);
+    if (this.#random() < 0.5) bytesOf(this.#random, data.length / 2).copy(data);
+    this.#volume = new SimVolume("simulated", data, blockBytes, { digests: "own" });
+    this.#shape = new TreeShape(this.#extents, 32);
+    this.#storage = new SimStorage(this.#shape.fileBytes);
+    this.#open();
+  }
+
+  #open(): void {
+    this.#schedule = new Schedule(this.#random);
+    this.#volume.schedule = this.#schedule;
+    this.#catalogue = Catalogue.over(
+      this.#storage.over(this.#schedule),
+      this.#extents,
+      extentBytes,
+      digest,
+      this.#clock,
+    );
+    this.#catalogued = new CataloguedVolume(this.#volume, this.#catalogue, {
+      extentBlocks,
+      random: { bytes: (count) => bytesOf(this.#random, count) },
+      discard: async () => {},
+      log: () => {},
+    });
+  }
+
+  async run(steps: number): Promise<void> {
+    for (let step = 0; step < steps; step++) {
+      if (this.#failure) throw this.#failure;
+      const what = this.#random();
+      if (what < 0.35) await this.#schedule.step();
+      else if (what < 0.55) this.#write();
+      else if (what < 0.65) this.#go(this.#digestSome());
+      else if (what < 0.8) this.#go(this.#believe());
+      else if (what < 0.82) this.#crash();
+      else if (what < 0.84) {
+        await this.#calm();
+        await this.#check();
+      } else for (let i = 0; i < 10; i++) await this.#schedule.step();
+    }
+    await this.#calm();
+    await this.#check();
+  }
+
+  #go(work: Promise<unknown>): void {
+    const { dead } = this.#schedule;
+    const guarded: Promise<unknown> = work
+      .catch((error) => {
+        if (!dead) this.#failure ??= error;
+      })
+      .finally(() => this.#underWay.delete(guarded));
+    this.#underWay.add(guarded);
+  }
+
+  #write(): void {
+    this.counts.writes++;
+    const { blocks } = this.#volume.geometry;
+    const lba = below(this.#random, blocks);
+    const most = oneOf(this.#random, [1, 2, 8, 300]);
+    const count = 1 + below(this.#random, Math.min(most, blocks - lba));
+    const data =
+      this.#random() < 0.3 ? Buffer.alloc(count * blockBytes) : bytesOf(this.#random, count * blockBytes);
+    if (this.#random() < 0.3 && this.#catalogued.writeNow(lba, [data])) return;
+    this.#go(this.#random() < 0.2 ? this.#catalogued.zero(lba, count) : this.#catalogued.write(lba, [data]));
+  }
+
+  #digestSome(): Promise<unknown> {
+    const first = below(this.#random, this.#extents);
+    const count = 1 + below(this.#random, Math.min(oneOf(this.#random, [3, 100]), this.#extents - first));
+    return this.#catalogued.digest(first, count);
+  }
+
+  async #believe(): Promise<void> {
+    const { whole, idle } = this.#catalogue.ready(0);
+    if (idle.length > 0 && this.#random() < 0.7) {
+      const region = oneOf(this.#random, idle);
+      await this.#catalogued.digest(region * fanOut, Math.min(fanOut, this.#extents - region * fanOut));
+    }
+    this.counts.believed += whole.length;
+    await this.#catalogue.believe(whole, () => this.#volume.flush());
+  }
+
+  /** Of the process, or of the power: nothing of what was under way goes on. */
+  #crash(): void {
+    this.counts.crashes++;
+    this.#schedule.dead = true;
+    this.#underWay = new Set();
+    if (this.#random() < 0.7) {
+      this.#volume.powerCut(this.#random);
+      this.#storage.powerCut(this.#random);
+    }
+    this.#open();
+  }
+
+  async #calm(): Promise<void> {
+    while (this.#underWay.size > 0) {
+      if (this.#failure) throw this.#failure;
+      if (!(await this.#schedule.step()) && this.#underWay.size > 0) {
+        for (let turns = 0; turns < 200; turns++) await Promise.resolve();
+        if (!(await this.#schedule.step()) && this.#underWay.size > 0)
+          throw new SimulationError("something waits for ever");
+      }
+    }
+  }
+
+  /** While nothing is under way: no entry that is believed is wrong. */
+  async #check(): Promise<void> {
+    const wait = <T>(work: Promise<T>): Promise<T> => {
+      this.#go(work);
+      return this.#calm().then(() => work);
+    };
+    const truth = Array.from({ length: this.#extents }, (_, i) =>
+      sha256(
+        this.#volume.cache.subarray(
+          i * extentBytes,
+          Math.min((i + 1) * extentBytes, this.#volume.cache.length),
+        ),
+      ),
+    );
+    const { identifiers, knowledge } = await wait(this.#catalogue.look(0, this.#extents));
+    for (let i = 0; i < this.#extents; i++) {
+      if (knowledge[i] !== extentKnowledge.known) continue;
+      this.counts.known++;
+      if (!identifiers.subarray(32 * i, 32 * i + 32).equals(truth[i]!))
+        throw new SimulationError(`extent ${i} is believed, and differs`);
+    }
+    let children = truth;
+    for (let level = 1; level <= this.#shape.rootLevel; level++) {
+      const nodes = Array.from({ length: this.#shape.nodes[level]! }, (_, i) =>
+        sha256(Buffer.concat(children.slice(i * fanOut, (i + 1) * fanOut))),
+      );
+      const believed = await wait(this.#catalogue.nodes(level, 0, nodes.length));
+      believed.forEach((identifier, i) => {
+        if (identifier === undefined) return;
+        this.counts.nodes++;
+        if (!identifier.equals(nodes[i]!)) throw new SimulationError(`node ${i} of level ${level} is wrong`);
+      });
+      children = nodes;
+    }
+  }
+}
