@@ -46,6 +46,7 @@ export const errorCodes = {
   medium_error: exitStatus.incomplete,
   io_error: exitStatus.incomplete,
   not_proved: exitStatus.incomplete,
+  not_known: exitStatus.incomplete,
   connection_lost: exitStatus.connection,
   protocol_error: exitStatus.connection,
   timeout: exitStatus.connection,

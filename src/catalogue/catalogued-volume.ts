@@ -148,8 +148,11 @@ export class CataloguedVolume implements Volume {
     return this.volume.changeMark();
   }
 
+  /** A volume of another size has another tree: its catalogue is made anew at the next start. */
   async remeasure(): Promise<boolean> {
-    return (await this.volume.remeasure?.()) ?? false;
+    if (!(await this.volume.remeasure?.())) return false;
+    if (!this.catalogue.lost) await this.#discard(new Error("the volume has another size"));
+    return true;
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {
@@ -240,6 +243,7 @@ export class CataloguedVolume implements Volume {
     first: number,
     extents: number,
     signal?: AbortSignal,
+    catalogueOnly = false,
   ): Promise<{ identifiers: Buffer; extents: number; unreadable: Unreadable | undefined }> {
     const { catalogue, volume, extentBlocks } = this;
     const { identifierBytes } = catalogue.shape;
@@ -257,6 +261,7 @@ export class CataloguedVolume implements Volume {
           unreadable: { lba, reason: `the medium differs from what was written at LBA ${lba}` },
         };
       }
+      if (catalogueOnly) throw this.#notKnown((first + i) * extentBlocks);
       let end = i + 1;
       while (end < extents && knowledge[end] === extentKnowledge.unknown) end++;
       let unreadable: Unreadable | undefined;
@@ -289,12 +294,18 @@ export class CataloguedVolume implements Volume {
   ): Promise<DigestAnswer> {
     const { identifierBytes } = this.catalogue.shape;
     const first = window.lba / window.extentBlocks;
-    const found = await this.#identify(first, window.extents, signal);
+    const found = await this.#identify(first, window.extents, signal, window.catalogueOnly);
     const { extents, unreadable } = found;
     const blocks = (input ?? this.#blocksOfValues(window, window.extentBlocks)).subarray(0, 16 * extents);
     const identifiers = found.identifiers.subarray(0, identifierBytes * extents);
     const whole = encodeIdentifiers(identifiers, identifierBytes, blocks, input !== undefined);
     return { values: narrowed(whole, window.width), extents, unreadable };
+  }
+
+  #notKnown(lba: number): AgentError {
+    return new AgentError("not_known", `The catalogue of "${this.name}" knows nothing of LBA ${lba}`, {
+      lba,
+    });
   }
 
   /** Nodes of the tree. One that is not believed is answered with what equals nothing. */
@@ -312,6 +323,8 @@ export class CataloguedVolume implements Volume {
       first + window.extents <= nodes[level]!;
     if (!suits) throw new AgentError("internal", `${this.name} has no such nodes in its catalogue`);
     const found = await catalogue.nodes(level, first, window.extents);
+    const unknown = found.indexOf(undefined);
+    if (window.catalogueOnly && unknown >= 0) throw this.#notKnown((first + unknown) * step);
     const identifiers = Buffer.concat(
       found.map((each) => each ?? this.#options.random.bytes(identifierBytes)),
     );

@@ -6,13 +6,12 @@
 // noted then; left by a crash, the volume must not have been written to later than the owner was alive. What can't be
 // seen, docs/formats/catalogue.md lists. Digesting goes on beside the work, for a quarter of the time at most.
 import { createHash } from "node:crypto";
-import { truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { AgentError, messageOf } from "../base/errors.ts";
 import type { DigestSpec } from "../digest/spec.ts";
 import { BlockFile } from "../platform/block-file.ts";
 import type { Clock, Timer } from "../platform/clock.ts";
-import { fileExists, makeFile, removeFile } from "../platform/durable-file.ts";
+import { emptyFile, fileExists, makeFile, removeFile } from "../platform/durable-file.ts";
 import type { Random } from "../platform/random.ts";
 import type { Volume } from "../volume/volume.ts";
 import { Catalogue } from "./catalogue.ts";
@@ -112,8 +111,7 @@ export class CatalogueKeeper implements AsyncDisposable {
       if (why !== undefined) {
         // Nothing of an old one may shine through: the file begins anew, as one hole.
         file.close();
-        await truncate(path, 0);
-        await makeFile(path, fileBytes);
+        await emptyFile(path, fileBytes);
         file = await BlockFile.open(path, true);
         log(isNew ? "info" : "warning", `the catalogue of "${volume.name}" begins anew: ${why}`);
       }

@@ -5,6 +5,7 @@ import { formatBytes, MiB, parseSize } from "../base/units.ts";
 import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 
 export const extentBytesMax = 16 * MiB;
+export const extentBytesDefault = 65_536;
 
 export function parseExtent(text: string): number {
   const bytes = parseSize(text);

@@ -3,30 +3,23 @@
 // Guarantees: a LUN that is written is refused if it is mounted or used by somebody else; when the command ends by a
 // signal, no command is executing and what was written is on disk, or the exit status says that it is not.
 import { readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { formatAddress } from "../initiator/address.ts";
 import type { ChapCredentials } from "../iscsi/chap.ts";
 import { systemClock } from "../platform/clock.ts";
-import { mountedAt } from "../platform/local-volumes.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import { parseNetwork } from "../platform/network-set.ts";
 import { systemRandom } from "../platform/random.ts";
-import { parseUuid } from "../scsi/inquiry-data.ts";
 import { AccessPolicy, parseInitiatorRule } from "../target/access.ts";
-import { AtomicJournal } from "../target/atomic-journal.ts";
 import { DeviceServer } from "../target/device-server.ts";
-import { LogicalUnit } from "../target/logical-unit.ts";
 import type { ChapPolicy } from "../target/login.ts";
-import { ReservationStore } from "../target/reservation-store.ts";
 import { IscsiTarget } from "../target/target.ts";
-import { UnitReservations } from "../target/unit-reservations.ts";
-import type { Volume } from "../volume/volume.ts";
 import { logLine } from "./log.ts";
 import { parseBlockSize } from "./options.ts";
+import { ServedUnits } from "./served-units.ts";
 import { version } from "./version.ts";
-import { defaultTargetName, isScsiAddress, openVolume } from "./volumes.ts";
+import { defaultTargetName } from "./volumes.ts";
 
 interface ServeOptions {
   readonly listen: readonly string[];
@@ -44,7 +37,6 @@ interface ServeOptions {
 }
 
 const portalGroupTag = 1;
-const sizeWatchMs = 2_000;
 
 export function addServe(program: Command): void {
   const collect = (value: string, all: string[] | undefined) => [...(all ?? []), value];
@@ -54,7 +46,7 @@ export function addServe(program: Command): void {
     .description("Serves files and block devices as LUNs 0, 1, … and prints the URL of each, one a line.")
     .requiredOption(
       "--lun <PATH[,OPTION...]>",
-      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it (may be repeated)",
+      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it, `,catalogue` keeps the digests of its extents, so that what nobody wrote need not be read (may be repeated)",
       collect,
     )
     .option(
@@ -119,21 +111,6 @@ function parseListen(text: string): { host: string; port: number } {
   return { host: match[1]!.replace(/^\[|\]$/g, ""), port };
 }
 
-interface LunOptions {
-  readonly path: string;
-  readonly readonly: boolean;
-  readonly removable: boolean;
-}
-
-function parseLun(text: string): LunOptions {
-  if (isScsiAddress(text)) {
-    throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
-  }
-  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable))*)$/s.exec(text)!;
-  const given = options!.split(",");
-  return { path: path!, readonly: given.includes("ro"), removable: given.includes("removable") };
-}
-
 function readSecret(user: string, file: string | undefined, option: string): ChapCredentials {
   if (file === undefined) throw new AgentError("usage", `--${option} needs --${option}-secret-file`);
   let secret: string;
@@ -166,21 +143,6 @@ function chapPolicy(options: ServeOptions): ChapPolicy | undefined {
   const target = readSecret(options.mutualChap, options.mutualChapSecretFile, "mutual-chap");
   if (target.secret === initiator.secret) throw new AgentError("usage", "The two CHAP secrets must differ");
   return { initiator, target };
-}
-
-/** The journal of WRITE ATOMIC, after what an earlier run left unfinished is undone. */
-async function recoveredJournal(stateFolder: string, volume: Volume, uuid: string): Promise<AtomicJournal> {
-  const path = join(stateFolder, "atomic", `${uuid}.journal`);
-  const journal = new AtomicJournal(path, parseUuid(uuid), volume.geometry.blockBytes);
-  const found = await journal.recover(volume);
-  if (found === "restored") logLine("warning", `an interrupted WRITE ATOMIC of "${volume.name}" was undone`);
-  if (found === "foreign") {
-    logLine(
-      "warning",
-      `"${path}" has an interrupted WRITE ATOMIC of "${volume.name}", which was written to since`,
-    );
-  }
-  return journal;
 }
 
 function accessPolicy(options: ServeOptions): AccessPolicy {
@@ -218,43 +180,6 @@ function accessPolicy(options: ServeOptions): AccessPolicy {
   );
 }
 
-async function openUnits(options: ServeOptions): Promise<LogicalUnit[]> {
-  const stateFolder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
-  const units: LogicalUnit[] = [];
-  try {
-    for (const [lun, text] of options.lun.entries()) {
-      const { path, readonly, removable } = parseLun(text);
-      const volume = await openVolume(path, { writable: !readonly, blockBytes: options.blockSize });
-      const mounted = readonly ? await mountedAt(path) : undefined;
-      if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
-      const uuid = volume.identity.uuid!;
-      const store = new ReservationStore(join(stateFolder, "reservations", uuid), uuid);
-      const reservations = new UnitReservations(store, await store.load());
-      const journal = readonly ? undefined : await recoveredJournal(stateFolder, volume, uuid);
-      const clock = systemClock;
-      units.push(new LogicalUnit(lun, volume, { readonly, removable, reservations, journal, uuid, clock }));
-    }
-    return units;
-  } catch (error) {
-    await closeAll(units);
-    throw error;
-  }
-}
-
-async function closeAll(units: readonly LogicalUnit[]): Promise<void> {
-  for (const { volume, journal } of units) {
-    await volume[Symbol.asyncDispose]();
-    await journal?.[Symbol.asyncDispose]();
-  }
-}
-
-/** Everything that was written is on disk. @throws AgentError for the first volume of which that is not so */
-async function flushAll(units: readonly LogicalUnit[]): Promise<void> {
-  const volumes = units.filter((unit) => !unit.readonly).map((unit): Volume => unit.volume);
-  const results = await Promise.allSettled(volumes.map((volume) => volume.flush()));
-  for (const result of results) if (result.status === "rejected") throw result.reason;
-}
-
 async function serve(options: ServeOptions): Promise<number> {
   const targetName = (options.target ?? defaultTargetName()).toLowerCase();
   if (
@@ -273,7 +198,11 @@ async function serve(options: ServeOptions): Promise<number> {
     logLine("warning", `it listens on ${host} without CHAP: whoever reaches it can read and write the LUNs`);
   }
   const stopped = signalled();
-  const units = await openUnits(options);
+  await using served = await ServedUnits.open(options.lun, {
+    stateFolder: options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync",
+    blockSize: options.blockSize,
+  });
+  const { units } = served;
   const names = { targetName, portalGroupTag, revision: version.split(".").slice(0, 2).join(".") };
   const deviceServer = new DeviceServer(names, units);
   const target = new IscsiTarget({
@@ -299,42 +228,13 @@ async function serve(options: ServeOptions): Promise<number> {
         ? `${JSON.stringify({ target: targetName, luns: urls })}\n`
         : urls.map(({ url }) => `${url}\n`).join(""),
     );
-    using _ = watchSizes(units);
+    using _ = served.watchSizes();
     logLine("info", `${await stopped}: stopping`);
   } finally {
     await target.stop();
-    try {
-      await flushAll(units);
-    } finally {
-      await closeAll(units);
-    }
+    await served.flush();
   }
   return 0;
-}
-
-/** Looks every few seconds whether a volume has grown or shrunk: initiators are told then. */
-function watchSizes(units: readonly LogicalUnit[]): Disposable {
-  let over = false;
-  const watch = () => systemClock.after(sizeWatchMs, () => void look());
-  const look = async () => {
-    for (const unit of units) {
-      if (await unit.remeasure()) {
-        const { blocks, blockBytes } = unit.volume.geometry;
-        logLine(
-          "info",
-          `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`,
-        );
-      }
-    }
-    if (!over) timer = watch();
-  };
-  let timer = watch();
-  return {
-    [Symbol.dispose]() {
-      over = true;
-      timer.cancel();
-    },
-  };
 }
 
 /** Resolves with the name of the first signal that asks for an end. */

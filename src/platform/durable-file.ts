@@ -3,7 +3,7 @@
 // Guarantees: when a call resolves, file and directory entry are on the medium; a replaced file is the old or the new
 // one at every instant. Errors are Node's, with their codes.
 import { existsSync } from "node:fs";
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm, truncate } from "node:fs/promises";
 import { dirname } from "node:path";
 
 async function syncFolder(path: string): Promise<void> {
@@ -34,6 +34,12 @@ export async function replaceFile(path: string, text: string): Promise<void> {
   }
   await rename(next, path);
   await syncFolder(path);
+}
+
+/** Makes a file one hole of `bytes`, whatever it held. */
+export async function emptyFile(path: string, bytes: number): Promise<void> {
+  await truncate(path, 0);
+  await makeFile(path, bytes);
 }
 
 /** Also where there is none. */

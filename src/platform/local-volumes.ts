@@ -132,6 +132,12 @@ export async function deviceWriteCount(device: number): Promise<string | undefin
   return fields.length < 7 ? undefined : `${fields[6]}:${fields[13] ?? 0}`;
 }
 
+/** When a regular file was changed last, in ms since 1970; undefined for a device, of which nobody knows. */
+export async function lastChangeMs(path: string): Promise<number | undefined> {
+  const found = await stat(path);
+  return found.isFile() ? Math.max(found.mtimeMs, found.ctimeMs) : undefined;
+}
+
 /** Who uses a volume, in words for a message: `mounted at /srv`, `opened for writing by tgtd (pid 812)`. */
 export interface Use {
   readonly kind: "mounted" | "swap" | "held" | "loop" | "open";

@@ -8,6 +8,7 @@ import { AgentError } from "../base/errors.ts";
 import type { Volume } from "../volume/volume.ts";
 import { volumeBytes } from "../volume/volume.ts";
 import { compareWindow, extentState, type WindowVerdict } from "./compare-window.ts";
+import { commonCatalogue, descend } from "./descend.ts";
 import type { BadExtent, JobOptions, Outcome, SynchronizeOptions } from "./job.ts";
 import {
   checkDigest,
@@ -128,11 +129,7 @@ class Run {
     const shipper = this.#shipping && new Shipper(this.#shipping, extentBlocks, counters.pass, onBad);
     const markBefore = await source.changeMark();
     if (markBefore === undefined) this.#changesNoticed = false;
-    const windows = windowsOf(
-      source.geometry.blocks,
-      extentBlocks,
-      windowExtents([source, replica], extentBlocks),
-    );
+    const windows = this.#windows(extentBlocks);
     const depth = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
     try {
       const verdicts = orderedPipeline(windows, depth, async (window) => {
@@ -152,6 +149,17 @@ class Run {
     } finally {
       await shipper?.settled().catch(() => {}); // its failure is on its way already
     }
+  }
+
+  /** What has to be compared: all of it, or what the digest trees do not prove equal. */
+  #windows(extentBlocks: number): Iterable<PlannedWindow> | AsyncIterable<PlannedWindow> {
+    const { source, replica, counters } = this.#job;
+    const extents = windowExtents([source, replica], extentBlocks);
+    const catalogue = commonCatalogue(this.#job);
+    if (!catalogue) return windowsOf(source.geometry.blocks, extentBlocks, extents);
+    return descend(this.#job, catalogue, extents, (passed) => {
+      counters.compared += passed;
+    });
   }
 
   /**

@@ -181,6 +181,11 @@ export interface VendorPage {
   readonly width16: boolean;
   /** 0 none, 1 in part, 2 valid. */
   readonly catalogueState: number;
+  /** What the catalogue is of: an index into the digests, log2 of blocks, log2 of the fan-out. */
+  readonly catalogueDigest: number;
+  readonly catalogueExtentSize: number;
+  readonly catalogueFanOut: number;
+  readonly catalogueRootLevel: number;
   readonly smallestExtentSize: number;
   readonly largestExtentSize: number;
   readonly preferredExtentSize: number;

@@ -170,6 +170,11 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    /** Index into the list of digests, log2 of the extent's blocks, log2 of the fan-out, and the level of the root. */
+    catalogueDigest: u8(68),
+    catalogueExtentSize: u8(69),
+    catalogueFanOut: u8(70),
+    catalogueRootLevel: u8(71),
   },
 });
 

@@ -33,6 +33,26 @@ const commandsMax = 8;
 const preferredExtentBytes = 65_536;
 const parameterBytesMax = vendor.parameterListHeader.bytes + 16 * extentsMax;
 
+/** What page DBh says of the volume's catalogue. */
+function catalogueOf(unit: LogicalUnit) {
+  const { catalogue } = unit.volume.traits;
+  if (!catalogue)
+    return {
+      catalogueState: 0,
+      catalogueDigest: 0,
+      catalogueExtentSize: 0,
+      catalogueFanOut: 0,
+      catalogueRootLevel: 0,
+    };
+  return {
+    catalogueState: 1,
+    catalogueDigest: offeredDigests.findIndex(({ text }) => text === catalogue.digest),
+    catalogueExtentSize: Math.log2(catalogue.extentBlocks),
+    catalogueFanOut: Math.log2(catalogue.fanOut),
+    catalogueRootLevel: catalogue.rootLevel,
+  };
+}
+
 /** VPD page DBh of a unit. */
 export function vendorPageOf(unit: LogicalUnit): Buffer {
   const { blockBytes } = unit.volume.geometry;
@@ -42,7 +62,7 @@ export function vendorPageOf(unit: LogicalUnit): Buffer {
     modeVerdict: true,
     width8: true,
     width16: true,
-    catalogueState: 0,
+    ...catalogueOf(unit),
     smallestExtentSize: 0,
     largestExtentSize: Math.log2(extentBytesMax / blockBytes),
     preferredExtentSize: Math.log2(preferredExtentBytes / blockBytes),
@@ -83,25 +103,32 @@ function windowOf(
     return invalid(place.source.byte, place.source.msb);
   if (fields.extentSize > Math.log2(extentBytesMax / geometry.blockBytes))
     return invalid(place.extentSize.byte);
-  if (fields.level !== 0) return invalid(place.level.byte);
   const extentBlocks = 2 ** fields.extentSize;
   const extents = fields.numberOfExtents;
+  const { level } = fields;
+  const { catalogue } = unit.volume.traits;
+  if (level > 0) {
+    const suits = catalogue && digest.text === catalogue.digest && extentBlocks === catalogue.extentBlocks;
+    if (!suits || level > catalogue.rootLevel) return invalid(place.level.byte);
+    // Nodes are of the catalogue: the medium has none.
+    if (fields.source === vendor.identifierSource.fresh) return invalid(place.source.byte, place.source.msb);
+  }
+  /** Blocks that one value answers for. */
+  const step = level === 0 ? extentBlocks : extentBlocks * catalogue!.fanOut ** level;
   if (
     extents > extentsMax ||
-    (extents > 1 && extents * extentBlocks * geometry.blockBytes > windowBytesMax)
+    (level === 0 && extents > 1 && extents * extentBlocks * geometry.blockBytes > windowBytesMax)
   ) {
     return invalid(place.numberOfExtents.byte);
   }
   // The last extent may be cut by the volume's end, but it begins before it.
   const lba = checkedNumber(fields.logicalBlockAddress);
-  if (
-    lba === undefined ||
-    rangeIn(unit, lba, extents === 0 ? 0 : (extents - 1) * extentBlocks + 1) === undefined
-  ) {
+  if (lba === undefined || rangeIn(unit, lba, extents === 0 ? 0 : (extents - 1) * step + 1) === undefined) {
     return outOfRange();
   }
-  if (lba % extentBlocks !== 0) return invalid(place.logicalBlockAddress.byte);
-  if (fields.source === vendor.identifierSource.catalogueOnly) {
+  if (lba % step !== 0) return invalid(place.logicalBlockAddress.byte);
+  const catalogueOnly = fields.source === vendor.identifierSource.catalogueOnly;
+  if (catalogueOnly && !catalogue) {
     return checkCondition("commandSequenceError", { information: lba });
   }
   return {
@@ -112,6 +139,8 @@ function windowOf(
     initialValue,
     width: fields.width ? 16 : 8,
     fresh: fields.source === vendor.identifierSource.fresh,
+    catalogueOnly,
+    level,
   };
 }
 
@@ -169,8 +198,15 @@ async function encodeDigests(
   try {
     return dataInResult(await encode(unit, window), fields.allocationLength);
   } catch (error) {
-    return failedResult(error, "read");
+    return notAnswered(error);
   }
+}
+
+/** Only the catalogue was wanted, and does not know. */
+function notAnswered(error: unknown): ScsiResult {
+  if (error instanceof AgentError && error.code === "not_known")
+    return checkCondition("commandSequenceError", { information: error.lba ?? 0 });
+  return failedResult(error, "read");
 }
 
 /** What a SUBMIT asks for, and how long its result will be; or what is wrong with its list. */
@@ -260,7 +296,7 @@ function receive(listByte: number) {
       if (result === undefined) return invalidCdbField(listByte);
       return dataInResult(result, fields.allocationLength);
     } catch (error) {
-      return failedResult(error, "read");
+      return notAnswered(error);
     }
   };
 }

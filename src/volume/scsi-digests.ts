@@ -31,6 +31,11 @@ interface CheckedAnswer {
   readonly data: Buffer;
 }
 
+function sourceOf({ fresh, catalogueOnly }: DigestWindow): number {
+  if (fresh) return identifierSource.fresh;
+  return catalogueOnly ? identifierSource.catalogueOnly : identifierSource.catalogueAllowed;
+}
+
 export class ScsiDigests {
   readonly #name: string;
   readonly #page: VendorPage;
@@ -88,9 +93,10 @@ export class ScsiDigests {
       {
         cdb: encodeDigests32.encode({
           digest: this.#digestIndex(window),
-          source: window.fresh ? identifierSource.fresh : identifierSource.catalogueAllowed,
+          source: sourceOf(window),
           width: window.width === 16,
           extentSize: Math.log2(window.extentBlocks),
+          level: window.level ?? 0,
           numberOfExtents: window.extents,
           logicalBlockAddress: BigInt(window.lba),
           initialValue: window.initialValue.readBigUInt64BE(8),
@@ -117,9 +123,10 @@ export class ScsiDigests {
     const header = parameterListHeader.encode({
       function: func,
       digest: this.#digestIndex(window),
-      source: window.fresh ? identifierSource.fresh : identifierSource.catalogueAllowed,
+      source: sourceOf(window),
       width: window.width === 16,
       extentSize: Math.log2(window.extentBlocks),
+      level: window.level ?? 0,
       numberOfExtents: window.extents,
       dataLength,
       logicalBlockAddress: BigInt(window.lba),

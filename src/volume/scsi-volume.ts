@@ -28,6 +28,7 @@ import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
 import {
+  type CatalogueOffer,
   type CompareAnswer,
   checkRange,
   type DigestAnswer,
@@ -83,12 +84,23 @@ export class ScsiVolume implements Volume {
       description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
     };
     const page = facts.vendorPage;
+    const entry = page?.digests.find(({ index }) => index === page.catalogueDigest);
+    const catalogue: CatalogueOffer | undefined =
+      page && entry && page.catalogueState > 0 && page.catalogueFanOut > 0
+        ? {
+            digest: entry.text,
+            extentBlocks: 2 ** page.catalogueExtentSize,
+            fanOut: 2 ** page.catalogueFanOut,
+            rootLevel: page.catalogueRootLevel,
+          }
+        : undefined;
     this.#digests =
       page && new ScsiDigests(this.name, page, device.cdbBytesMax >= 32, (c, s) => this.#execute(c, s));
     this.traits = {
       writable: !facts.writeProtected,
       thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
       digests: page ? "own" : "read",
+      catalogue,
       digestsOffered: page?.digests.map((entry) => entry.text),
       // A list has up to 16 bytes for each extent behind its head of 48, and one command takes it whole.
       windowExtentsMax: page

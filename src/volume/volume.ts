@@ -80,6 +80,8 @@ export interface DigestWindow {
    * digest tree, the first of them at `lba`. A node that the catalogue does not believe has a value that equals nothing.
    */
   readonly level?: number;
+  /** Nothing is read: what the catalogue does not believe is an AgentError `not_known`. */
+  readonly catalogueOnly?: boolean;
 }
 
 /** Extents whose identifiers themselves are asked for, which only their own host may see. */

@@ -107,14 +107,15 @@ class SimStorage {
 /** The volume, whose operations take their time. */
 class SimVolume extends MemoryVolume {
   schedule!: Schedule;
+  random!: Random;
   #unflushed: { lba: number; data: Buffer }[] = [];
 
   override async write(lba: number, pieces: readonly Buffer[]): Promise<void> {
     const data = Buffer.concat([...pieces]);
-    const half = below(() => 0.5, data.length / blockBytes + 1) * blockBytes;
+    const half = below(this.random, data.length / blockBytes + 1) * blockBytes;
     await this.schedule.pause();
     this.#put(lba, data.subarray(0, half));
-    await this.schedule.pause();
+    for (let pauses = oneOf(this.random, [1, 1, 20]); pauses > 0; pauses--) await this.schedule.pause();
     this.#put(lba + half / blockBytes, data.subarray(half));
     await this.schedule.pause();
   }
@@ -189,6 +190,7 @@ export class Simulation {
     const data = Buffer.alloc(blocks * blockBytes);
     if (this.#random() < 0.5) bytesOf(this.#random, data.length / 2).copy(data);
     this.#volume = new SimVolume("simulated", data, blockBytes, { digests: "own" });
+    this.#volume.random = this.#random;
     this.#shape = new TreeShape(this.#extents, 32);
     this.#storage = new SimStorage(this.#shape.fileBytes);
     this.#open();

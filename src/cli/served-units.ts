@@ -1,0 +1,164 @@
+// The volumes that `lunsync serve` offers, each as a logical unit with all that is kept for it.
+//
+// Guarantees: what an earlier run left unfinished (WRITE ATOMIC, a catalogue) is dealt with before anybody can use the
+// unit; after disposal nothing of them is open, and their catalogues are closed in order.
+import { join } from "node:path";
+import { AgentError } from "../base/errors.ts";
+import { CatalogueKeeper } from "../catalogue/keeper.ts";
+import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
+import { systemClock } from "../platform/clock.ts";
+import { lastChangeMs, mountedAt } from "../platform/local-volumes.ts";
+import { systemRandom } from "../platform/random.ts";
+import { parseUuid } from "../scsi/inquiry-data.ts";
+import { AtomicJournal } from "../target/atomic-journal.ts";
+import { LogicalUnit } from "../target/logical-unit.ts";
+import { ReservationStore } from "../target/reservation-store.ts";
+import { UnitReservations } from "../target/unit-reservations.ts";
+import type { Volume } from "../volume/volume.ts";
+import { logLine } from "./log.ts";
+import { extentBytesDefault } from "./options.ts";
+import { isScsiAddress, openVolume } from "./volumes.ts";
+
+const sizeWatchMs = 2_000;
+
+interface LunOptions {
+  readonly path: string;
+  readonly readonly: boolean;
+  readonly removable: boolean;
+  readonly catalogue: boolean;
+}
+
+export function parseLun(text: string): LunOptions {
+  if (isScsiAddress(text)) {
+    throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
+  }
+  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable|catalogue))*)$/s.exec(text)!;
+  const given = options!.split(",");
+  return {
+    path: path!,
+    readonly: given.includes("ro"),
+    removable: given.includes("removable"),
+    catalogue: given.includes("catalogue"),
+  };
+}
+
+/** The journal of WRITE ATOMIC, after what an earlier run left unfinished is undone. */
+async function recoveredJournal(stateFolder: string, volume: Volume, uuid: string): Promise<AtomicJournal> {
+  const path = join(stateFolder, "atomic", `${uuid}.journal`);
+  const journal = new AtomicJournal(path, parseUuid(uuid), volume.geometry.blockBytes);
+  const found = await journal.recover(volume);
+  if (found === "restored") logLine("warning", `an interrupted WRITE ATOMIC of "${volume.name}" was undone`);
+  if (found === "foreign") {
+    logLine(
+      "warning",
+      `"${path}" has an interrupted WRITE ATOMIC of "${volume.name}", which was written to since`,
+    );
+  }
+  return journal;
+}
+
+interface Surroundings {
+  readonly stateFolder: string;
+  /** Logical blocks of files; the default if undefined. */
+  readonly blockSize: number | undefined;
+}
+
+export class ServedUnits implements AsyncDisposable {
+  readonly units: LogicalUnit[] = [];
+  readonly #keepers: CatalogueKeeper[] = [];
+
+  /** Opens what `--lun` names, in this order. @throws AgentError what openVolume() throws, `state_damaged`, … */
+  static async open(luns: readonly string[], around: Surroundings): Promise<ServedUnits> {
+    const served = new ServedUnits();
+    try {
+      for (const text of luns) await served.#add(parseLun(text), around);
+      return served;
+    } catch (error) {
+      await served[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #add(options: LunOptions, { stateFolder, blockSize }: Surroundings): Promise<void> {
+    const { path, readonly, removable } = options;
+    if (options.catalogue && readonly) {
+      throw new AgentError(
+        "usage",
+        `Cannot keep a catalogue of "${path}": it is served read-only, so that others may write to it unseen`,
+      );
+    }
+    let volume = await openVolume(path, { writable: !readonly, blockBytes: blockSize });
+    try {
+      const mounted = readonly ? await mountedAt(path) : undefined;
+      if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
+      const uuid = volume.identity.uuid!;
+      const store = new ReservationStore(join(stateFolder, "reservations", uuid), uuid);
+      const reservations = new UnitReservations(store, await store.load());
+      if (options.catalogue) volume = await this.#catalogued(volume, stateFolder);
+      const journal = readonly ? undefined : await recoveredJournal(stateFolder, volume, uuid);
+      const clock = systemClock;
+      const lun = this.units.length;
+      this.units.push(
+        new LogicalUnit(lun, volume, { readonly, removable, reservations, journal, uuid, clock }),
+      );
+    } catch (error) {
+      await volume[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #catalogued(volume: Volume, folder: string): Promise<Volume> {
+    const keeper = await CatalogueKeeper.open(volume, {
+      folder,
+      digest: parseDigestSpec(defaultDigest),
+      extentBytes: extentBytesDefault,
+      clock: systemClock,
+      random: systemRandom,
+      log: logLine,
+      changedMs: () => lastChangeMs(volume.name),
+      fill: true,
+    });
+    keeper.start();
+    this.#keepers.push(keeper);
+    return keeper.volume;
+  }
+
+  /** Everything that was written is on disk. @throws AgentError for the first volume of which that is not so */
+  async flush(): Promise<void> {
+    const writable = this.units.filter((unit) => !unit.readonly);
+    const results = await Promise.allSettled(writable.map((unit) => unit.volume.flush()));
+    for (const result of results) if (result.status === "rejected") throw result.reason;
+  }
+
+  /** Looks every few seconds whether a volume has grown or shrunk: initiators are told then. */
+  watchSizes(): Disposable {
+    let over = false;
+    const watch = () => systemClock.after(sizeWatchMs, () => void look());
+    const look = async () => {
+      for (const unit of this.units) {
+        if (!(await unit.remeasure())) continue;
+        const { blocks, blockBytes } = unit.volume.geometry;
+        logLine(
+          "info",
+          `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`,
+        );
+      }
+      if (!over) timer = watch();
+    };
+    let timer = watch();
+    return {
+      [Symbol.dispose]() {
+        over = true;
+        timer.cancel();
+      },
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const keeper of this.#keepers) await keeper[Symbol.asyncDispose]();
+    for (const { volume, journal } of this.units) {
+      await volume[Symbol.asyncDispose]();
+      await journal?.[Symbol.asyncDispose]();
+    }
+  }
+}
