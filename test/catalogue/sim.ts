@@ -222,7 +222,7 @@ export class Simulation {
       else if (what < 0.55) this.#write();
       else if (what < 0.65) this.#go(this.#digestSome());
       else if (what < 0.8) this.#go(this.#believe());
-      else if (what < 0.82) this.#crash();
+      else if (what < 0.82) await this.#crash();
       else if (what < 0.84) {
         await this.#calm();
         await this.#check();
@@ -271,7 +271,9 @@ export class Simulation {
   }
 
   /** Of the process, or of the power: nothing of what was under way goes on. */
-  #crash(): void {
+  async #crash(): Promise<void> {
+    // Everybody has come to where he waits: nobody of this life does anything in the next.
+    for (let turns = 0; turns < 300; turns++) await Promise.resolve();
     this.counts.crashes++;
     this.#schedule.dead = true;
     this.#underWay = new Set();

@@ -1,0 +1,171 @@
+// Catalogues as their users meet them: two targets that keep them, compared and synchronized, killed and cheated.
+import { readFile, writeFile } from "node:fs/promises";
+import { describe, expect, test } from "vitest";
+import { write16 } from "../../src/scsi/sbc-commands.ts";
+import { below, bytesOf, randomOf, stale, volumeOf } from "../support/data.ts";
+import { lunsync, type Served, serve, WorkFolder } from "../support/lunsync.ts";
+import { RawInitiator } from "../support/raw-initiator.ts";
+
+const MiB = 1024 * 1024;
+const volumeBytes = 40 * MiB - 4096; // the last region and the last extent are shorter
+
+interface Pair extends AsyncDisposable {
+  readonly source: Served;
+  readonly replica: Served;
+}
+
+/** Targets over `source.img` and `replica.img` of the folder, with catalogues. */
+async function servePair(folder: WorkFolder, more: string[] = []): Promise<Pair> {
+  const one = (side: string) =>
+    serve([
+      "--lun",
+      `${folder.file(`${side}.img`)},catalogue`,
+      "--target",
+      `iqn.2026-11.com.example:${side}`,
+      "--state-dir",
+      folder.file(`${side}-state`),
+      ...more,
+    ]);
+  const source = await one("source");
+  const replica = await one("replica");
+  return {
+    source,
+    replica,
+    [Symbol.asyncDispose]: async () => {
+      await source[Symbol.asyncDispose]();
+      await replica[Symbol.asyncDispose]();
+    },
+  };
+}
+
+const compare = async ({ source, replica }: Pair, ...more: string[]) =>
+  (await lunsync(["compare", source.url, replica.url, "--json", ...more])).json();
+
+/** Compares until both catalogues are whole: then equal volumes cost one node each. */
+async function settledCost(pair: Pair): Promise<number> {
+  for (let tries = 0; ; tries++) {
+    const { bytes } = await compare(pair);
+    if (bytes.sent + bytes.received < 1000 || tries === 40) return bytes.sent + bytes.received;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+function place(url: string): { port: number; targetName: string } {
+  const { port, pathname } = new URL(url.replace("iscsi:", "http:"));
+  return { port: Number(port), targetName: decodeURIComponent(pathname.split("/")[1]!) };
+}
+
+async function writer(served: Served): Promise<RawInitiator> {
+  const { port, targetName } = place(served.url);
+  const raw = await RawInitiator.login(port, targetName, [], undefined, "iqn.2026-11.com.example:writer");
+  await raw.settle();
+  return raw;
+}
+
+async function write(raw: RawInitiator, lba: number, data: Buffer): Promise<void> {
+  raw.sendCommand(
+    write16.encode({ logicalBlockAddress: BigInt(lba), transferLength: data.length / 512 }),
+    { write: true, expectedDataTransferLength: data.length },
+    data,
+  );
+  expect((await raw.outcome()).status).toBe(0);
+}
+
+describe("two volumes with catalogues", () => {
+  test("are proved equal by their roots; what is written is found, shipped, and equal again", async () => {
+    await using folder = await WorkFolder.make();
+    const content = volumeOf(randomOf(1), volumeBytes);
+    await writeFile(folder.file("source.img"), content);
+    await writeFile(folder.file("replica.img"), content);
+    await using pair = await servePair(folder);
+    const first = await compare(pair);
+    expect([first.identical, first.extents.compared]).toEqual([true, first.extents.total]);
+    expect(await settledCost(pair)).toBeLessThan(400);
+
+    await using raw = await writer(pair.source);
+    const random = randomOf(2);
+    const changed = new Set<number>();
+    for (let i = 0; i < 5; i++) {
+      const lba = below(random, volumeBytes / 512 - 8);
+      await write(raw, lba, bytesOf(random, 4096));
+      for (let block = lba; block < lba + 8; block++) changed.add(Math.floor(block / 128));
+    }
+    const found = await compare(pair);
+    expect(found.extents).toEqual({ total: 640, compared: 640, differing: changed.size });
+    // The regions that were written to, and the way to them: not all extents' values.
+    expect(found.bytes.received).toBeLessThan(2 * 5 * 3 * 64 * 9 + 2000);
+    const fresh = await compare(pair, "--fresh");
+    expect(fresh.ranges).toEqual(found.ranges);
+
+    const synced = (await lunsync(["sync", pair.source.url, pair.replica.url, "--json"])).json();
+    expect([synced.verdict, synced.shipped.extents]).toEqual(["equal", changed.size]);
+    expect(await settledCost(pair)).toBeLessThan(400);
+    expect((await compare(pair, "--fresh")).identical).toBe(true);
+  });
+
+  test("keep their catalogues over a restart; one that was written to behind its back begins anew", async () => {
+    await using folder = await WorkFolder.make();
+    const content = volumeOf(randomOf(3), volumeBytes);
+    await writeFile(folder.file("source.img"), content);
+    await writeFile(folder.file("replica.img"), content);
+    {
+      await using pair = await servePair(folder);
+      expect(await settledCost(pair)).toBeLessThan(400);
+      expect(await pair.source.end()).toBe(0);
+      expect(await pair.replica.end()).toBe(0);
+    }
+    {
+      await using pair = await servePair(folder);
+      const { bytes } = await compare(pair);
+      expect(bytes.sent + bytes.received).toBeLessThan(400); // nothing was read, by either
+      await pair.source.end();
+      await pair.replica.end();
+    }
+    const changed = stale(randomOf(4), content, 1);
+    await writeFile(folder.file("replica.img"), changed);
+    await using pair = await servePair(folder);
+    expect(pair.replica.stderr).toMatch(/begins anew: the volume was written to since it was closed/);
+    expect(pair.source.stderr).not.toMatch(/begins anew/);
+    expect((await compare(pair)).identical).toBe(false);
+  });
+
+  test("that are killed while they are written to trust nothing that may have changed", async () => {
+    await using folder = await WorkFolder.make();
+    const content = volumeOf(randomOf(5), volumeBytes);
+    await writeFile(folder.file("source.img"), content);
+    await writeFile(folder.file("replica.img"), content);
+    const random = randomOf(6);
+    for (let round = 0; round < 3; round++) {
+      await using pair = await servePair(folder);
+      if (round === 0) expect(await settledCost(pair)).toBeLessThan(400);
+      await using raw = await writer(pair.source);
+      for (let i = 0; i < 30; i++) {
+        const data = bytesOf(random, 8192);
+        raw.sendCommand(
+          write16.encode({
+            logicalBlockAddress: BigInt(below(random, volumeBytes / 512 - 16)),
+            transferLength: 16,
+          }),
+          { write: true, expectedDataTransferLength: data.length },
+          data,
+        );
+        if (random() < 0.3) await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      await pair.source.end("SIGKILL");
+      await pair.replica.end("SIGKILL");
+      await using again = await servePair(folder);
+      expect(again.source.stderr).not.toMatch(/begins anew/);
+      const [source, replica] = await Promise.all(
+        ["source.img", "replica.img"].map((name) => readFile(folder.file(name))),
+      );
+      const differing = Array.from({ length: 640 }, (_, i) => {
+        const [from, to] = [i * 65_536, Math.min(volumeBytes, (i + 1) * 65_536)];
+        return source!.compare(replica!, from, to, from, to) !== 0;
+      }).filter(Boolean).length;
+      expect((await compare(again)).extents.differing).toBe(differing);
+      const synced = (await lunsync(["sync", again.source.url, again.replica.url, "--json"])).json();
+      expect([synced.verdict, synced.shipped.extents]).toEqual(["equal", differing]);
+      expect((await readFile(folder.file("replica.img"))).equals(source!)).toBe(true);
+    }
+  });
+});
