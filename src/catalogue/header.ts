@@ -29,6 +29,9 @@ const headerLayout = layout({
     volume: raw(64, 32),
     digest: ascii(96, 160),
     mark: raw(256, 1024),
+    /** The region that a scrub goes on with, and when the last whole one ended: milliseconds since 1970. */
+    scrubNext: u64(1280),
+    scrubbedMs: u64(1288),
   },
 });
 
@@ -46,6 +49,10 @@ export interface Header {
   /** Canonical text of the digest specification. */
   readonly digest: string;
   readonly mark: string;
+  /** The region that a scrub goes on with. */
+  readonly scrubNext: number;
+  /** When the last scrub of the whole volume ended; 0 if there was none. */
+  readonly scrubbedMs: number;
 }
 
 export function encodeHeader(header: Header): Buffer {
@@ -59,6 +66,8 @@ export function encodeHeader(header: Header): Buffer {
     extentBytes: header.extentBytes,
     generation: BigInt(header.generation),
     beatMs: BigInt(Math.round(header.beatMs)),
+    scrubNext: BigInt(header.scrubNext),
+    scrubbedMs: BigInt(Math.round(header.scrubbedMs)),
     volume: header.volume,
     digest: header.digest,
     mark: Buffer.concat([mark, Buffer.alloc(headerLayout.fields.mark.length - mark.length)]),
@@ -81,6 +90,8 @@ export function decodeHeader(bytes: Buffer): Header | undefined {
     beatMs: Number(fields.beatMs),
     volume: Buffer.from(fields.volume),
     digest: fields.digest,
+    scrubNext: Number(fields.scrubNext),
+    scrubbedMs: Number(fields.scrubbedMs),
     mark: fields.mark.subarray(0, fields.markBytes).toString("utf8"),
   };
 }

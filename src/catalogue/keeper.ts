@@ -18,6 +18,7 @@ import { Catalogue } from "./catalogue.ts";
 import { CataloguedVolume } from "./catalogued-volume.ts";
 import { encodeHeader, type Header, newestHeader } from "./header.ts";
 import type { Storage } from "./page-store.ts";
+import { type ScrubOptions, type ScrubProgress, scrub } from "./scrub.ts";
 import { fanOut, headerBytes, TreeShape } from "./shape.ts";
 
 const tickMs = 500;
@@ -43,6 +44,8 @@ export interface KeeperOptions {
   readonly changedMs: () => Promise<number | undefined>;
   /** Digest in the background what is not known. */
   readonly fill: boolean;
+  /** Scrubs in the background: how often, and how fast; none if absent. */
+  readonly scrub?: { readonly everyMs: number; readonly bytesPerSecond: number } | undefined;
 }
 
 /** The file of a volume's catalogue. */
@@ -64,6 +67,7 @@ export class CatalogueKeeper implements AsyncDisposable {
   #sweeping = true;
   #restUntilMs = 0;
   #stopped = false;
+  readonly #stopping = new AbortController();
 
   private constructor(volume: CataloguedVolume, storage: Storage, header: Header, options: KeeperOptions) {
     this.volume = volume;
@@ -122,6 +126,8 @@ export class CatalogueKeeper implements AsyncDisposable {
         generation: (found?.generation ?? 0) + (why === undefined ? 0 : 1),
         beatMs: clock.nowMs(),
         mark: "",
+        scrubNext: why === undefined ? found!.scrubNext : 0,
+        scrubbedMs: why === undefined ? found!.scrubbedMs : 0,
       };
       await file.write((header.sequence % 2) * headerBytes, [encodeHeader(header)]);
       await file.flush();
@@ -139,6 +145,54 @@ export class CatalogueKeeper implements AsyncDisposable {
     }
   }
 
+  /**
+   * Looks at all that is believed, from where the last scrub stopped; `regions` of it at most.
+   * @throws what reading the catalogue or its file gives
+   */
+  async scrub(
+    options: Omit<ScrubOptions, "clock">,
+    regions = Number.POSITIVE_INFINITY,
+  ): Promise<ScrubProgress> {
+    const all = this.volume.catalogue.shape.nodes[1]!;
+    const first = this.#header.scrubNext < all ? this.#header.scrubNext : 0;
+    const progress = await scrub(this.volume, first, Math.min(regions, all - first), {
+      ...options,
+      clock: this.#options.clock,
+    });
+    await this.#writeHeader(
+      progress.done
+        ? { scrubNext: 0, scrubbedMs: this.#options.clock.nowMs() }
+        : { scrubNext: progress.next },
+    );
+    return progress;
+  }
+
+  /** Has been idle long enough for a scrub, or is in the middle of one. */
+  get #scrubIsDue(): boolean {
+    const { scrub: wanted, clock } = this.#options;
+    if (!wanted || this.#sweeping) return false;
+    return this.#header.scrubNext > 0 || clock.nowMs() - this.#header.scrubbedMs >= wanted.everyMs;
+  }
+
+  async #scrubOn(): Promise<void> {
+    const { scrub: wanted, log } = this.#options;
+    const begins = this.#header.scrubNext === 0;
+    if (begins) log("info", `scrub of "${this.volume.name}" begins`);
+    const { done } = await this.scrub(
+      {
+        bytesPerSecond: wanted!.bytesPerSecond,
+        found: ({ kind, reason }) =>
+          log(
+            "error",
+            `scrub of "${this.volume.name}": ${kind === "differs" ? reason : `unreadable: ${reason}`}`,
+          ),
+        signal: this.#stopping.signal,
+      },
+      1,
+    );
+    if (done) log("info", `scrub of "${this.volume.name}" has ended`);
+  }
+
   /** Begins to digest in the background. */
   start(): void {
     this.#sweeping = this.#options.fill;
@@ -149,7 +203,9 @@ export class CatalogueKeeper implements AsyncDisposable {
     if (this.#stopped) return;
     this.#timer = this.#options.clock.after(tickMs, () => {
       this.#work = this.tick()
-        .catch((error: unknown) => this.#options.log("warning", `the catalogue waits: ${messageOf(error)}`))
+        .catch((error: unknown) => {
+          if (!this.#stopped) this.#options.log("warning", `the catalogue waits: ${messageOf(error)}`);
+        })
         .finally(() => this.#next());
     });
   }
@@ -161,10 +217,22 @@ export class CatalogueKeeper implements AsyncDisposable {
     const begunMs = clock.monotonicMs();
     await this.#beat();
     await this.settle(idleMs);
+    if (this.#scrubIsDue) {
+      await this.#scrubSteps();
+      return;
+    }
     if (begunMs < this.#restUntilMs || !this.#sweeping) return;
     await this.#sweepOn();
     const tookMs = clock.monotonicMs() - begunMs;
     this.#restUntilMs = clock.monotonicMs() + (dutyParts - 1) * tookMs;
+  }
+
+  /** For about as long as a tick; the rate keeps it from taking more than it may. */
+  async #scrubSteps(): Promise<void> {
+    const { clock } = this.#options;
+    const begunMs = clock.monotonicMs();
+    while (this.#scrubIsDue && !this.#stopped && clock.monotonicMs() - begunMs < tickMs)
+      await this.#scrubOn();
   }
 
   /** Digests what has been idle for a while, and believes what is known as a whole. */
@@ -195,9 +263,21 @@ export class CatalogueKeeper implements AsyncDisposable {
   }
 
   async #digest(region: number, regions: number): Promise<void> {
-    const first = region * fanOut;
-    const extents = Math.min(regions * fanOut, this.volume.catalogue.shape.nodes[0]! - first);
-    await this.volume.digest(first, extents);
+    const end = Math.min((region + regions) * fanOut, this.volume.catalogue.shape.nodes[0]!);
+    for (let first = region * fanOut; first < end && !this.#stopped; ) {
+      const { extents, unreadable } = await this.volume.digest(first, end - first);
+      first += unreadable ? extents + 1 : extents;
+    }
+  }
+
+  /** Digests all that is not known, without resting. */
+  async fill(signal: AbortSignal): Promise<void> {
+    const regions = this.volume.catalogue.shape.nodes[1]!;
+    for (let region = 0; region < regions; region += sweepRegions) {
+      signal.throwIfAborted();
+      await this.#digest(region, Math.min(sweepRegions, regions - region));
+      await this.settle(0);
+    }
   }
 
   async #beat(): Promise<void> {
@@ -216,6 +296,7 @@ export class CatalogueKeeper implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
+    this.#stopping.abort();
     this.#timer?.cancel();
     await this.#work;
     const { catalogue } = this.volume;

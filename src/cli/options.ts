@@ -38,6 +38,17 @@ export function parseBandwidth(text: string): number {
   return bytes;
 }
 
+const durationUnits = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 } as const;
+
+/** Milliseconds: `90s`, `12h`, `7d`. */
+export function parseDuration(text: string): number {
+  const match = /^(\d{1,6})([smhdw])$/.exec(text.trim());
+  const seconds = match && Number(match[1]) * durationUnits[match[2] as keyof typeof durationUnits];
+  if (!seconds)
+    throw new InvalidArgumentError("a duration is a number and one of s, m, h, d and w, such as 7d.");
+  return 1000 * seconds;
+}
+
 export function parseDigest(text: string): DigestSpec {
   try {
     return parseDigestSpec(text);

@@ -5,6 +5,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { AgentError, messageOf } from "../base/errors.ts";
+import { MiB } from "../base/units.ts";
 import { formatAddress } from "../initiator/address.ts";
 import type { ChapCredentials } from "../iscsi/chap.ts";
 import { systemClock } from "../platform/clock.ts";
@@ -16,7 +17,7 @@ import { DeviceServer } from "../target/device-server.ts";
 import type { ChapPolicy } from "../target/login.ts";
 import { IscsiTarget } from "../target/target.ts";
 import { logLine } from "./log.ts";
-import { parseBlockSize } from "./options.ts";
+import { parseBandwidth, parseBlockSize, parseDuration } from "./options.ts";
 import { ServedUnits } from "./served-units.ts";
 import { version } from "./version.ts";
 import { defaultTargetName } from "./volumes.ts";
@@ -33,10 +34,13 @@ interface ServeOptions {
   readonly stateDir?: string;
   readonly initiator?: readonly string[];
   readonly from?: readonly string[];
+  readonly scrubEvery?: number;
+  readonly scrubRate?: number;
   readonly json?: boolean;
 }
 
 const portalGroupTag = 1;
+const scrubRateDefault = 32 * MiB;
 
 export function addServe(program: Command): void {
   const collect = (value: string, all: string[] | undefined) => [...(all ?? []), value];
@@ -79,6 +83,12 @@ export function addServe(program: Command): void {
       "--state-dir <DIR>",
       "where reservations that outlive the target are kept (default $STATE_DIRECTORY or /var/lib/lunsync)",
     )
+    .option(
+      "--scrub-every <DURATION>",
+      "read what has a catalogue from its medium and compare it, this often: 12h, 7d (default never)",
+      parseDuration,
+    )
+    .option("--scrub-rate <BYTES>", "bytes a second of a scrub, such as 50M (default 32M)", parseBandwidth)
     .option("--json", "print the LUNs as one JSON object, once they are served")
     .addHelpText(
       "after",
@@ -201,6 +211,10 @@ async function serve(options: ServeOptions): Promise<number> {
   await using served = await ServedUnits.open(options.lun, {
     stateFolder: options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync",
     blockSize: options.blockSize,
+    scrub:
+      options.scrubEvery === undefined
+        ? undefined
+        : { everyMs: options.scrubEvery, bytesPerSecond: options.scrubRate ?? scrubRateDefault },
   });
   const { units } = served;
   const names = { targetName, portalGroupTag, revision: version.split(".").slice(0, 2).join(".") };

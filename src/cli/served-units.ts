@@ -61,6 +61,8 @@ interface Surroundings {
   readonly stateFolder: string;
   /** Logical blocks of files; the default if undefined. */
   readonly blockSize: number | undefined;
+  /** Of what has a catalogue; none if undefined. */
+  readonly scrub: { readonly everyMs: number; readonly bytesPerSecond: number } | undefined;
 }
 
 export class ServedUnits implements AsyncDisposable {
@@ -79,8 +81,9 @@ export class ServedUnits implements AsyncDisposable {
     }
   }
 
-  async #add(options: LunOptions, { stateFolder, blockSize }: Surroundings): Promise<void> {
+  async #add(options: LunOptions, around: Surroundings): Promise<void> {
     const { path, readonly, removable } = options;
+    const { stateFolder, blockSize } = around;
     if (options.catalogue && readonly) {
       throw new AgentError(
         "usage",
@@ -94,7 +97,7 @@ export class ServedUnits implements AsyncDisposable {
       const uuid = volume.identity.uuid!;
       const store = new ReservationStore(join(stateFolder, "reservations", uuid), uuid);
       const reservations = new UnitReservations(store, await store.load());
-      if (options.catalogue) volume = await this.#catalogued(volume, stateFolder);
+      if (options.catalogue) volume = await this.#catalogued(volume, around);
       const journal = readonly ? undefined : await recoveredJournal(stateFolder, volume, uuid);
       const clock = systemClock;
       const lun = this.units.length;
@@ -107,9 +110,9 @@ export class ServedUnits implements AsyncDisposable {
     }
   }
 
-  async #catalogued(volume: Volume, folder: string): Promise<Volume> {
+  async #catalogued(volume: Volume, { stateFolder, scrub }: Surroundings): Promise<Volume> {
     const keeper = await CatalogueKeeper.open(volume, {
-      folder,
+      folder: stateFolder,
       digest: parseDigestSpec(defaultDigest),
       extentBytes: extentBytesDefault,
       clock: systemClock,
@@ -117,6 +120,7 @@ export class ServedUnits implements AsyncDisposable {
       log: logLine,
       changedMs: () => lastChangeMs(volume.name),
       fill: true,
+      scrub,
     });
     keeper.start();
     this.#keepers.push(keeper);

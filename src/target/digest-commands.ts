@@ -223,6 +223,9 @@ function submission(
   // The list is the transport's buffer: what outlives the command is copied.
   const window = windowOf(unit, fields, Buffer.from(fields.initialValue), layout.fields, invalidParameter);
   if (isResult(window)) return window;
+  // Nodes have no data of their own to decode with.
+  const encodes = fields.function === vendor.vendorFunction.encodeDigests;
+  if (fields.level > 0 && !encodes) return invalidParameter(layout.fields.level.byte);
   const { extents } = window;
   const width: ValueWidth = window.width;
   const lengthIs = (bytes: number) => fields.dataLength === bytes;

@@ -121,12 +121,30 @@ describe("two volumes with catalogues", () => {
       await pair.source.end();
       await pair.replica.end();
     }
+    const state = ["--state-dir", folder.file("source-state")];
+    const scrubbed = await lunsync(["scrub", folder.file("source.img"), ...state, "--json"]);
+    expect([scrubbed.status, scrubbed.json()]).toEqual([
+      0,
+      expect.objectContaining({ catalogue: "kept", proved: 640, differing: 0, skipped: 0, findings: [] }),
+    ]);
     const changed = stale(randomOf(4), content, 1);
     await writeFile(folder.file("replica.img"), changed);
     await using pair = await servePair(folder);
     expect(pair.replica.stderr).toMatch(/begins anew: the volume was written to since it was closed/);
     expect(pair.source.stderr).not.toMatch(/begins anew/);
+    expect((await lunsync(["scrub", folder.file("source.img"), ...state])).status).toBe(4); // it is being served
     expect((await compare(pair)).identical).toBe(false);
+  });
+
+  test("are scrubbed by their server", async () => {
+    await using folder = await WorkFolder.make();
+    for (const side of ["source", "replica"])
+      await writeFile(folder.file(`${side}.img`), volumeOf(randomOf(7), 8 * MiB));
+    await using pair = await servePair(folder, ["--scrub-every", "1s", "--scrub-rate", "100M"]);
+    for (let tries = 0; tries < 100 && !/scrub of .* has ended/.test(pair.source.stderr); tries++)
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(pair.source.stderr).toMatch(/scrub of ".*source.img" begins[^]*scrub of ".*" has ended/);
+    expect(pair.source.stderr).not.toMatch(/differs|unreadable/);
   });
 
   test("that are killed while they are written to trust nothing that may have changed", async () => {

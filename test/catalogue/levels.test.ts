@@ -1,0 +1,223 @@
+// The digest tree on the wire: levels, what is refused, nodes that are not known; and scrubs that find rot.
+import { createHash } from "node:crypto";
+import { describe, expect, test } from "vitest";
+import { Catalogue } from "../../src/catalogue/catalogue.ts";
+import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
+import type { Storage } from "../../src/catalogue/page-store.ts";
+import { scrub } from "../../src/catalogue/scrub.ts";
+import { TreeShape } from "../../src/catalogue/shape.ts";
+import { encodeIdentifier, encodingBlock } from "../../src/digest/encoding.ts";
+import { parseDigestSpec } from "../../src/digest/spec.ts";
+import { systemClock } from "../../src/platform/clock.ts";
+import { systemRandom } from "../../src/platform/random.ts";
+import { decodeVendorPage } from "../../src/scsi/inquiry-data.ts";
+import { inquiry } from "../../src/scsi/spc-commands.ts";
+import { encodeDigests32 } from "../../src/scsi/vendor-commands.ts";
+import { DeviceServer } from "../../src/target/device-server.ts";
+import { LogicalUnit } from "../../src/target/logical-unit.ts";
+import { bytesOf, randomOf } from "../support/data.ts";
+import { MemoryVolume } from "../support/memory-volume.ts";
+import { dataOf, nexusOf, reported } from "../support/unit.ts";
+
+const digest = parseDigestSpec("sha256");
+const extentBlocks = 128;
+const extentBytes = 512 * extentBlocks;
+const sha256 = (data: Buffer) => createHash("sha256").update(data).digest();
+
+function memoryStorage(bytes: number): Storage {
+  const file = Buffer.alloc(bytes);
+  return {
+    read: async (offset, buffer) => void file.copy(buffer, 0, offset, offset + buffer.length),
+    write: async (offset, pieces) => void Buffer.concat([...pieces]).copy(file, offset),
+    flush: async () => {},
+    close: () => {},
+  };
+}
+
+/** 70 extents of random data, with a unit in front; all of it known if `known`. */
+async function under(known = true) {
+  const extents = 70;
+  const memory = new MemoryVolume("memory", bytesOf(randomOf(1), extents * extentBytes - 1024), 512);
+  const storage = memoryStorage(new TreeShape(extents, 32).fileBytes);
+  const catalogue = Catalogue.over(storage, extents, extentBytes, digest, systemClock);
+  const volume = new CataloguedVolume(memory, catalogue, {
+    extentBlocks,
+    random: systemRandom,
+    discard: async () => {},
+    log: () => {},
+  });
+  const learn = async () => {
+    await volume.digest(0, extents);
+    await catalogue.believe(catalogue.ready(0).whole, () => volume.flush());
+  };
+  if (known) await learn();
+  const unit = new LogicalUnit(0, volume, {
+    readonly: false,
+    uuid: "12345678-9abc-4def-8123-456789abcdef",
+    clock: systemClock,
+  });
+  const names = { targetName: "iqn.2026-11.com.example:disks", portalGroupTag: 1, revision: "0.1" };
+  const server = new DeviceServer(names, [unit]);
+  const nexus = nexusOf(1);
+  server.nexusBegan(nexus);
+  unit.takeAttention(nexus);
+  const execute = (cdb: Buffer) =>
+    server.execute({
+      nexus,
+      lun: 0n,
+      cdb,
+      dataOut: [],
+      dataOutBytesAnnounced: 0,
+      dataInBytesMax: 1 << 20,
+      signal: new AbortController().signal,
+    });
+  const leaves = () =>
+    Array.from({ length: extents }, (_, i) =>
+      sha256(memory.cache.subarray(i * extentBytes, Math.min((i + 1) * extentBytes, memory.cache.length))),
+    );
+  return { memory, catalogue, volume, execute, learn, leaves };
+}
+
+const initialValue = 0x0123456789abcdefn;
+const asked = (fields: Parameters<typeof encodeDigests32.encode>[0]) =>
+  encodeDigests32.encode({
+    digest: 2,
+    source: 1,
+    width: true,
+    extentSize: 7,
+    numberOfExtents: 1,
+    initialValue,
+    allocationLength: 65536,
+    ...fields,
+  });
+const encoded = (identifier: Buffer, lba: number) => {
+  const iv = Buffer.alloc(16);
+  iv.writeBigUInt64BE(initialValue, 8);
+  return encodeIdentifier(identifier, encodingBlock(iv, lba));
+};
+
+describe("levels above 0", () => {
+  test("are digests of digests, encoded with the first LBA below them", async () => {
+    const { execute, leaves } = await under();
+    const first = [leaves().slice(0, 64), leaves().slice(64)].map((each) => sha256(Buffer.concat(each)));
+    const nodes = dataOf(await execute(asked({ level: 1, numberOfExtents: 2 })));
+    expect(nodes.subarray(32).toString("hex")).toBe(
+      Buffer.concat([encoded(first[0]!, 0), encoded(first[1]!, 64 * 128)]).toString("hex"),
+    );
+    const root = dataOf(await execute(asked({ level: 2 })));
+    expect(root.subarray(32)).toEqual(encoded(sha256(Buffer.concat(first)), 0));
+    const page = inquiry.encode({ evpd: true, pageCode: 0xdb, allocationLength: 8192 });
+    expect(decodeVendorPage(dataOf(await execute(page)))).toMatchObject({
+      catalogueState: 1,
+      catalogueDigest: 2,
+      catalogueExtentSize: 7,
+      catalogueFanOut: 6,
+      catalogueRootLevel: 2,
+    });
+  });
+
+  test("that are not there, of other digests or extents, of the medium, or in the wrong place are refused", async () => {
+    const { execute } = await under();
+    for (const [fields, byte] of [
+      [{ level: 3 }, 5],
+      [{ level: 1, digest: 0 }, 5],
+      [{ level: 1, extentSize: 6 }, 5],
+      [{ level: 1, source: 0 }, 3],
+      [{ level: 1, logicalBlockAddress: 128n }, 12],
+    ] as const) {
+      const { sense } = await execute(asked(fields));
+      expect(sense).toMatchObject({ key: 5, asc: 0x24, fieldPointer: { byte } });
+    }
+    expect(reported(await execute(asked({ level: 1, numberOfExtents: 3 })))).toBe("lbaOutOfRange");
+  });
+
+  test("that are not known equal nothing, and are an error where only the catalogue is wanted", async () => {
+    const { execute, memory, volume, learn } = await under();
+    const values = async (level: number) =>
+      dataOf(await execute(asked({ level, numberOfExtents: level === 1 ? 2 : 1 }))).subarray(32);
+    const before = await values(1);
+    await volume.write(65 * 128, [Buffer.alloc(512, 7)]);
+    const during = await values(1);
+    expect(during.subarray(0, 16)).toEqual(before.subarray(0, 16));
+    expect(during.subarray(16)).not.toEqual(before.subarray(16));
+    expect(await values(2)).not.toEqual(await values(2));
+    const only = { source: 2 };
+    expect((await execute(asked({ ...only, level: 1, numberOfExtents: 2 }))).sense).toMatchObject({
+      asc: 0x2c,
+      information: 64 * 128,
+    });
+    expect((await execute(asked({ ...only, numberOfExtents: 70 }))).sense).toMatchObject({
+      asc: 0x2c,
+      information: 65 * 128,
+    });
+    expect(reported(await execute(asked({ ...only, numberOfExtents: 65 })))).toBe(0);
+    await learn();
+    expect((await values(1)).subarray(16)).toEqual(await values(1).then((each) => each.subarray(16)));
+    // Known extents are not read: whatever the memory holds now, the catalogue answers.
+    memory.before = (operation) => {
+      if (operation === "read" || operation === "digest") throw new Error("it was read");
+    };
+    expect(reported(await execute(asked({ ...only, numberOfExtents: 70 })))).toBe(0);
+  });
+});
+
+describe("a scrub", () => {
+  const run = async (volume: CataloguedVolume) => {
+    const found: string[] = [];
+    const progress = await scrub(volume, 0, 99, {
+      bytesPerSecond: Number.POSITIVE_INFINITY,
+      clock: systemClock,
+      found: ({ kind, lba }) => found.push(`${kind} ${lba}`),
+    });
+    return { found, progress };
+  };
+
+  test("names what differs, which is then answered for like a bad block until it is written anew", async () => {
+    const { memory, volume, catalogue, learn } = await under();
+    expect(await run(volume)).toMatchObject({
+      found: [],
+      progress: { proved: 70, differing: 0, done: true },
+    });
+    memory.medium[5 * extentBytes + 9]! ^= 0x10;
+    memory.medium[69 * extentBytes]! ^= 0x01;
+    const rotten = await run(volume);
+    expect(rotten.found).toEqual([`differs ${5 * 128}`, `differs ${69 * 128}`]);
+    expect(rotten.progress).toMatchObject({ proved: 68, differing: 2 });
+    memory.cache = Buffer.from(memory.medium);
+    const window = {
+      lba: 0,
+      extentBlocks,
+      extents: 70,
+      digest,
+      initialValue: Buffer.alloc(16),
+      width: 8 as const,
+      fresh: false,
+    };
+    expect(await volume.encodeDigests(window)).toMatchObject({ extents: 5, unreadable: { lba: 5 * 128 } });
+    await learn(); // time alone heals nothing
+    expect(await catalogue.nodes(1, 0, 2)).toEqual([undefined, undefined]);
+    expect((await run(volume)).found).toEqual([]); // it is known by now
+    await volume.write(5 * 128, [Buffer.alloc(1024)]); // a part of it
+    expect((await volume.encodeDigests(window)).extents).toBe(5);
+    await volume.write(5 * 128, [Buffer.alloc(extentBytes, 3)]);
+    expect((await volume.encodeDigests(window)).extents).toBe(69);
+    await volume.write(69 * 128, [Buffer.alloc(extentBytes - 1024, 4)]); // up to the volume's end
+    expect((await volume.encodeDigests(window)).extents).toBe(70);
+    await learn();
+    expect((await catalogue.nodes(2, 0, 1))[0]).toBeDefined();
+  });
+
+  test("leaves alone what is written to meanwhile, and goes on behind what can't be read", async () => {
+    const { memory, volume } = await under();
+    memory.unreadable.add(3 * 128 + 1);
+    let once = true;
+    memory.before = (operation) => {
+      if (operation !== "read" || !once) return;
+      once = false;
+      void volume.write(10 * 128, [Buffer.alloc(extentBytes, 9)]);
+    };
+    const { found, progress } = await run(volume);
+    expect(found).toEqual([`unreadable ${3 * 128 + 1}`]);
+    expect(progress).toMatchObject({ differing: 0, proved: expect.any(Number) });
+  });
+});
