@@ -5,6 +5,7 @@
 // have dropped from the unit's cache are not reported as flushed: flush() then throws `not_proved`.
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
+import type { DigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import { sameVolumeKey } from "../platform/local-volumes.ts";
 import {
@@ -26,6 +27,7 @@ import {
 import { describeSense, isCondition, type Sense } from "../scsi/sense.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
+import { ScsiExtents } from "./scsi-extents.ts";
 import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
 import {
   type CompareAnswer,
@@ -33,12 +35,15 @@ import {
   type DigestAnswer,
   type DigestWindow,
   differences,
+  type ExtentCopy,
+  type ExtentRun,
   type Geometry,
   type ReadOptions,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  type WriteExtentsOptions,
   type WriteOptions,
 } from "./volume.ts";
 
@@ -62,6 +67,7 @@ export class ScsiVolume implements Volume {
   readonly #device: ScsiDevice;
   readonly #clock: Clock;
   readonly #digests: ScsiDigests | undefined;
+  readonly #extents: ScsiExtents | undefined;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
   /** The latest run that was found to be mapped. It may be deallocated since, which costs nothing but a comparison. */
@@ -83,8 +89,15 @@ export class ScsiVolume implements Volume {
       description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
     };
     const page = facts.vendorPage;
-    this.#digests =
-      page && new ScsiDigests(this.name, page, device.cdbBytesMax >= 32, (c, s) => this.#execute(c, s));
+    const wide = device.cdbBytesMax >= 32;
+    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#execute(c, s));
+    const transport = {
+      wide,
+      blockBytes: facts.blockBytes,
+      commandBytesMax: device.transferBytesPreferred,
+    };
+    this.#extents =
+      page && new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#execute(c, s, expected));
     this.traits = {
       writable: !facts.writeProtected,
       thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
@@ -98,6 +111,8 @@ export class ScsiVolume implements Volume {
       windowsInFlight: page
         ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands))
         : windowsInFlightMax,
+      writesExtents: this.#extents?.writes ?? false,
+      copiesExtents: this.#extents?.copies ?? false,
     };
     const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
     if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
@@ -215,6 +230,35 @@ export class ScsiVolume implements Volume {
       await this.write(lba + done, [zeros.subarray(0, count * blockBytes)], {}, signal);
       done += count;
     }
+  }
+
+  async writeExtents(
+    runs: readonly ExtentRun[],
+    options: WriteExtentsOptions,
+    signal?: AbortSignal,
+  ): Promise<number> {
+    for (const { lba, blocks } of runs) checkRange(this, lba, blocks);
+    if (!this.#extents?.writes) throw this.#unable("WRITE EXTENTS");
+    this.#unflushedSince ??= this.#epoch;
+    return this.#extents.write(runs, options, signal);
+  }
+
+  async copyExtents(
+    copies: readonly ExtentCopy[],
+    digest: DigestSpec,
+    signal?: AbortSignal,
+  ): Promise<boolean[]> {
+    for (const { from, to, blocks } of copies) {
+      checkRange(this, from, blocks);
+      checkRange(this, to, blocks);
+    }
+    if (!this.#extents?.copies) throw this.#unable("COPY EXTENTS");
+    this.#unflushedSince ??= this.#epoch;
+    return this.#extents.copy(copies, digest, signal);
+  }
+
+  #unable(command: string): AgentError {
+    return new AgentError("internal", `${this.name} does not have ${command}`);
   }
 
   async flush(signal?: AbortSignal): Promise<void> {
@@ -376,8 +420,12 @@ export class ScsiVolume implements Volume {
     }
   }
 
-  /** One command that must end well; transient conditions are waited out. */
-  async #execute(command: ScsiCommand, signal?: AbortSignal): Promise<ScsiOutcome> {
+  /** One command that must end well, or with what is expected; transient conditions are waited out. */
+  async #execute(
+    command: ScsiCommand,
+    signal?: AbortSignal,
+    expected?: (sense: Sense) => boolean,
+  ): Promise<ScsiOutcome> {
     let busy = 0;
     let attentions = 0;
     for (;;) {
@@ -396,6 +444,7 @@ export class ScsiVolume implements Volume {
             this.#attention(outcome.sense);
             continue;
           }
+          if (outcome.sense && expected?.(outcome.sense)) return outcome;
           throw this.#failure(command, outcome);
         default:
           throw this.#failure(command, outcome);

@@ -192,6 +192,10 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   resultLifetimeMs: fc.nat(0xffffffff),
   volumeUuid: fc.uuid(),
   generation: fc.maxSafeNat(),
+  writeExtents: fc.boolean(),
+  copyExtents: fc.boolean(),
+  mostListBytes: fc.nat(0xffffffff),
+  mostRuns: fc.nat(65535),
   digests: fc.array(
     fc.record({
       index: byte,
