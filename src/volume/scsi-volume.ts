@@ -8,13 +8,7 @@ import { AgentError } from "../base/errors.ts";
 import type { DigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import { sameVolumeKey } from "../platform/local-volumes.ts";
-import {
-  describeStatus,
-  type ScsiCommand,
-  type ScsiDevice,
-  type ScsiOutcome,
-  status,
-} from "../scsi/command.ts";
+import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
 import {
   getLbaStatus,
   lbaStatusDescriptor,
@@ -24,10 +18,11 @@ import {
   write16,
   writeSame16,
 } from "../scsi/sbc-commands.ts";
-import { describeSense, isCondition, type Sense } from "../scsi/sense.ts";
+import { isCondition, type Sense } from "../scsi/sense.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
+import { failureOf } from "./scsi-failure.ts";
 import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
 import {
   type CompareAnswer,
@@ -436,7 +431,7 @@ export class ScsiVolume implements Volume {
           return outcome;
         case status.busy:
         case status.taskSetFull:
-          if (busy++ === busyRetriesMax) throw this.#failure(command, outcome);
+          if (busy++ === busyRetriesMax) throw failureOf(this.name, command, outcome);
           await this.#clock.sleep(Math.min(20 * 2 ** busy, 1000), signal);
           continue;
         case status.checkCondition:
@@ -445,9 +440,9 @@ export class ScsiVolume implements Volume {
             continue;
           }
           if (outcome.sense && expected?.(outcome.sense)) return outcome;
-          throw this.#failure(command, outcome);
+          throw failureOf(this.name, command, outcome);
         default:
-          throw this.#failure(command, outcome);
+          throw failureOf(this.name, command, outcome);
       }
     }
   }
@@ -456,30 +451,6 @@ export class ScsiVolume implements Volume {
     if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
     if (isCondition(sense, "capacityChanged")) {
       throw new AgentError("size_mismatch", `${this.name} changed its size while it was used`);
-    }
-  }
-
-  #failure(command: ScsiCommand, { status: code, sense }: ScsiOutcome): AgentError {
-    const found = sense ? describeSense(sense) : describeStatus(code);
-    const message = `Command ${command.cdb[0]!.toString(16).padStart(2, "0")}h failed at ${this.name}: ${found}`;
-    const lba = sense?.information;
-    const options = lba === undefined ? {} : { lba };
-    if (code === status.reservationConflict) {
-      return new AgentError("volume_in_use", `${message}; another initiator holds a reservation`);
-    }
-    switch (sense?.key) {
-      case 0x3:
-      case 0x4:
-        return new AgentError("medium_error", message, options);
-      case 0x7:
-        if (isCondition(sense, "spaceAllocationFailed"))
-          return new AgentError("no_space", `${message}; make room at the target`);
-        return new AgentError("volume_readonly", message);
-      case 0x5:
-        if (isCondition(sense, "logicalUnitNotSupported")) return new AgentError("volume_missing", message);
-        return new AgentError("command_failed", message);
-      default:
-        return new AgentError("io_error", message, { retry: "after_backoff" });
     }
   }
 }
