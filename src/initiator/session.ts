@@ -6,7 +6,8 @@
 // target's window and by `queueDepth`.
 //
 // Repeating is safe: the new login reinstates the session (same ISID), so the target has ended the old tasks before it
-// answers, and every command that is sent here gives the same result twice.
+// answers, and every command that is sent here gives the same result twice, or is refused at what has changed (COPY
+// EXTENTS, which proves what it copies).
 import { AgentError, messageOf } from "../base/errors.ts";
 import type { Crc32c } from "../iscsi/framing.ts";
 import type { Wishes } from "../iscsi/negotiation.ts";

@@ -196,6 +196,11 @@ export interface VendorPage {
   readonly resultLifetimeMs: number;
   readonly volumeUuid: string;
   readonly generation: number;
+  readonly writeExtents: boolean;
+  readonly copyExtents: boolean;
+  /** The most bytes of the unit and the most runs of one list of WRITE EXTENTS or COPY EXTENTS. */
+  readonly mostListBytes: number;
+  readonly mostRuns: number;
   readonly digests: readonly DigestEntry[];
 }
 

@@ -2,6 +2,7 @@
 //
 // decodeSense() takes any bytes and gives a value, or undefined for what is no sense data.
 // Source: SPC-4, 4.5 Sense data; codes from annex F (ASC and ASCQ assignments).
+import { checkedNumber } from "../base/units.ts";
 
 export const senseKeys = [
   "NO SENSE",
@@ -34,8 +35,10 @@ export interface Sense {
   readonly key: number;
   readonly asc: number;
   readonly ascq: number;
-  /** INFORMATION: an LBA for medium errors, an offset for MISCOMPARE. */
+  /** INFORMATION: an LBA for medium errors, an offset for MISCOMPARE (of our vendor commands an LBA). */
   readonly information?: number | undefined;
+  /** COMMAND-SPECIFIC INFORMATION: whatever the command says that it is; 0 is the same as none. */
+  readonly commandSpecific?: number | undefined;
   readonly fieldPointer?: FieldPointer | undefined;
   /** The error belongs to an earlier command that had been reported as good. */
   readonly deferred?: boolean;
@@ -128,7 +131,8 @@ function fieldPointerBytes(pointer: FieldPointer): Buffer {
  * `descriptor` asks for it (D_SENSE of the control mode page).
  */
 export function encodeSense(value: Sense, descriptor = false): Buffer {
-  if (descriptor || (value.information ?? 0) > 0xffffffff) return encodeDescriptorSense(value);
+  const widest = Math.max(value.information ?? 0, value.commandSpecific ?? 0);
+  if (descriptor || widest > 0xffffffff) return encodeDescriptorSense(value);
   const bytes = Buffer.alloc(fixedBytes);
   bytes[0] = value.deferred ? 0x71 : 0x70;
   if (value.information !== undefined) {
@@ -137,22 +141,24 @@ export function encodeSense(value: Sense, descriptor = false): Buffer {
   }
   bytes[2] = value.key;
   bytes[7] = fixedBytes - 8;
+  bytes.writeUInt32BE(value.commandSpecific ?? 0, 8);
   bytes[12] = value.asc;
   bytes[13] = value.ascq;
   if (value.fieldPointer) fieldPointerBytes(value.fieldPointer).copy(bytes, 15);
   return bytes;
 }
 
+/** A descriptor that is one integer of 64 bits (SPC-4, 4.5.2.2 and 4.5.2.3). */
+function wideDescriptor(type: number, third: number, value: number): Buffer {
+  const descriptor = Buffer.from([type, 0x0a, third, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+  descriptor.writeBigUInt64BE(BigInt(value), 4);
+  return descriptor;
+}
+
 function encodeDescriptorSense(value: Sense): Buffer {
   const descriptors: Buffer[] = [];
-  if (value.information !== undefined) {
-    const information = Buffer.alloc(12);
-    information[0] = 0x00;
-    information[1] = 0x0a;
-    information[2] = 0x80;
-    information.writeBigUInt64BE(BigInt(value.information), 4);
-    descriptors.push(information);
-  }
+  if (value.information !== undefined) descriptors.push(wideDescriptor(0x00, 0x80, value.information));
+  if (value.commandSpecific) descriptors.push(wideDescriptor(0x01, 0, value.commandSpecific));
   if (value.fieldPointer) {
     const specific = Buffer.alloc(8);
     specific[0] = 0x02;
@@ -198,6 +204,7 @@ export function decodeSense(bytes: Buffer): Sense | undefined {
       ascq: length > 13 ? bytes[13]! : 0,
       deferred: responseCode === 0x71,
       information: (bytes[0]! & 0x80) !== 0 && bytes.length >= 7 ? bytes.readUInt32BE(3) : undefined,
+      commandSpecific: (length >= 12 && bytes.readUInt32BE(8)) || undefined,
       fieldPointer: key === 5 && length >= 18 ? decodeFieldPointer(bytes.subarray(15, 18)) : undefined,
     };
   }
@@ -205,6 +212,7 @@ export function decodeSense(bytes: Buffer): Sense | undefined {
   if (bytes.length < 4) return undefined;
   const key = bytes[1]! & 0x0f;
   let information: number | undefined;
+  let commandSpecific: number | undefined;
   let fieldPointer: FieldPointer | undefined;
   const end = Math.min(bytes.length, 8 + (bytes[7] ?? 0));
   for (let at = 8; at + 2 <= end; at += 2 + bytes[at + 1]!) {
@@ -212,8 +220,9 @@ export function decodeSense(bytes: Buffer): Sense | undefined {
     const length = bytes[at + 1]!;
     if (at + 2 + length > end) break;
     if (type === 0x00 && length >= 10 && (bytes[at + 2]! & 0x80) !== 0) {
-      const wide = bytes.readBigUInt64BE(at + 4);
-      if (wide <= BigInt(Number.MAX_SAFE_INTEGER)) information = Number(wide);
+      information = checkedNumber(bytes.readBigUInt64BE(at + 4)) ?? information;
+    } else if (type === 0x01 && length >= 10) {
+      commandSpecific = checkedNumber(bytes.readBigUInt64BE(at + 4)) || commandSpecific;
     } else if (type === 0x02 && length >= 6 && key === 5) {
       fieldPointer = decodeFieldPointer(bytes.subarray(at + 4, at + 7));
     }
@@ -224,6 +233,7 @@ export function decodeSense(bytes: Buffer): Sense | undefined {
     ascq: bytes[3]!,
     deferred: responseCode === 0x73,
     information,
+    commandSpecific,
     fieldPointer,
   };
 }

@@ -1,17 +1,35 @@
 // The vendor-specific commands by which a replica proves what it holds: CDBs, the parameter list of SUBMIT, the
-// head of the answers, and VPD page DBh. docs/protocol.md is the reference; it is written from this table.
+// head of the answers, and VPD page DBh. docs/protocol.md is the reference; it is written from this table. Those that
+// write are in extent-commands.ts; their numbers are here, so that no two are alike.
 import { ascii, bits, constant, flag, layout, raw, u8, u16, u32, u64 } from "../base/layout.ts";
 
 const source = "docs/protocol.md";
 
 /** Service actions of operation code 7Fh. */
-export const serviceAction32 = { encodeDigests: 0xf801, submit: 0xf802, receive: 0xf803 } as const;
+export const serviceAction32 = {
+  encodeDigests: 0xf801,
+  submit: 0xf802,
+  receive: 0xf803,
+  writeExtents: 0xf804,
+  copyExtents: 0xf805,
+} as const;
 
 /** Service actions of operation code D1h. */
-export const serviceAction16 = { submit: 0x01, receive: 0x02 } as const;
+export const serviceAction16 = {
+  submit: 0x01,
+  receive: 0x02,
+  writeExtents: 0x03,
+  copyExtents: 0x04,
+} as const;
 
-/** FUNCTION of a SUBMIT parameter list. */
-export const vendorFunction = { encodeDigests: 0x01, decodeDigests: 0x02, compareDigests: 0x03 } as const;
+/** FUNCTION of a parameter list: the first three of SUBMIT, the others of the commands named like them. */
+export const vendorFunction = {
+  encodeDigests: 0x01,
+  decodeDigests: 0x02,
+  compareDigests: 0x03,
+  writeExtents: 0x04,
+  copyExtents: 0x05,
+} as const;
 
 /** SOURCE: where the device server may take the identifiers from. */
 export const identifierSource = { fresh: 0, catalogueAllowed: 1, catalogueOnly: 2 } as const;
@@ -170,11 +188,15 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    copyExtents: flag(62, 1),
+    writeExtents: flag(62, 0),
     /** Index into the list of digests, log2 of the extent's blocks, log2 of the fan-out, and the level of the root. */
-    catalogueDigest: u8(68),
-    catalogueExtentSize: u8(69),
-    catalogueFanOut: u8(70),
-    catalogueRootLevel: u8(71),
+    catalogueDigest: u8(63),
+    mostListBytes: u32(64),
+    mostRuns: u16(68),
+    catalogueExtentSize: u8(70),
+    catalogueFanOut: bits(71, 7, 3),
+    catalogueRootLevel: bits(71, 4, 5),
   },
 });
 

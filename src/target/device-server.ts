@@ -17,6 +17,7 @@ import { type Command, CommandTable, serviceActionOf } from "./command-table.ts"
 import { copyCommands } from "./copy-commands.ts";
 import { digestCommands } from "./digest-commands.ts";
 import type { Named } from "./extended-copy.ts";
+import { extentCommands } from "./extent-commands.ts";
 import { logCommands } from "./log-commands.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import { mediumCommands } from "./medium-commands.ts";
@@ -86,6 +87,7 @@ export class DeviceServer {
       ...copyCommands({ named: (nexus) => this.#named(nexus) }, this.buffers),
       ...provisioningCommands,
       ...digestCommands,
+      ...extentCommands(this.buffers),
     ];
     this.#tables = new Map(
       units.map((unit) => {

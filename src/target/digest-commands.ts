@@ -13,6 +13,7 @@ import * as vendor from "../scsi/vendor-commands.ts";
 import type { DigestAnswer, DigestWindow } from "../volume/volume.ts";
 import { outOfRange, rangeIn } from "./block-commands.ts";
 import { type Call, type Command, command } from "./command-table.ts";
+import { listBytesMax, runsMax } from "./extent-list.ts";
 import { LogicalUnit } from "./logical-unit.ts";
 import {
   checkCondition,
@@ -72,6 +73,10 @@ export function vendorPageOf(unit: LogicalUnit): Buffer {
     resultLifetimeMs: LogicalUnit.heldLimits.lifetimeMs,
     volumeUuid: unit.volumeUuid,
     generation: 0,
+    writeExtents: true,
+    copyExtents: true,
+    mostListBytes: listBytesMax,
+    mostRuns: runsMax,
     digests: offeredDigests.map(({ text, identifierBytes }, index) => ({ index, text, identifierBytes })),
   });
 }

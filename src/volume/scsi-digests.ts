@@ -6,6 +6,7 @@
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { checkedNumber } from "../base/units.ts";
+import type { DigestSpec } from "../digest/spec.ts";
 import type { ScsiCommand, ScsiOutcome } from "../scsi/command.ts";
 import type { VendorPage } from "../scsi/inquiry-data.ts";
 import {
@@ -34,6 +35,16 @@ interface CheckedAnswer {
 function sourceOf({ fresh, catalogueOnly }: DigestWindow): number {
   if (fresh) return identifierSource.fresh;
   return catalogueOnly ? identifierSource.catalogueOnly : identifierSource.catalogueAllowed;
+}
+
+/** The number by which the unit of a page knows a digest. @throws AgentError `digest_unknown` */
+export function digestIndex(name: string, page: VendorPage, digest: DigestSpec): number {
+  const entry = page.digests.find((candidate) => candidate.text === digest.text);
+  if (entry && entry.identifierBytes === digest.identifierBytes) return entry.index;
+  throw new AgentError(
+    "digest_unknown",
+    `${name} does not offer the digest ${digest.text}; "lunsync inquiry" lists what it offers`,
+  );
 }
 
 export class ScsiDigests {
@@ -79,20 +90,11 @@ export class ScsiDigests {
     return { different, extents: answer.extents, unreadable: answer.unreadable };
   }
 
-  #digestIndex(window: DigestWindow): number {
-    const entry = this.#page.digests.find((candidate) => candidate.text === window.digest.text);
-    if (entry && entry.identifierBytes === window.digest.identifierBytes) return entry.index;
-    throw new AgentError(
-      "digest_unknown",
-      `${this.#name} does not offer the digest ${window.digest.text}; "lunsync inquiry" lists what it offers`,
-    );
-  }
-
   async #encode32(window: DigestWindow, allocationLength: number, signal?: AbortSignal): Promise<Buffer> {
     const outcome = await this.#execute(
       {
         cdb: encodeDigests32.encode({
-          digest: this.#digestIndex(window),
+          digest: digestIndex(this.#name, this.#page, window.digest),
           source: sourceOf(window),
           width: window.width === 16,
           extentSize: Math.log2(window.extentBlocks),
@@ -122,7 +124,7 @@ export class ScsiDigests {
     const dataLength = lengthOf(data);
     const header = parameterListHeader.encode({
       function: func,
-      digest: this.#digestIndex(window),
+      digest: digestIndex(this.#name, this.#page, window.digest),
       source: sourceOf(window),
       width: window.width === 16,
       extentSize: Math.log2(window.extentBlocks),

@@ -5,15 +5,10 @@
 // have dropped from the unit's cache are not reported as flushed: flush() then throws `not_proved`.
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
+import type { DigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import { sameVolumeKey } from "../platform/local-volumes.ts";
-import {
-  describeStatus,
-  type ScsiCommand,
-  type ScsiDevice,
-  type ScsiOutcome,
-  status,
-} from "../scsi/command.ts";
+import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
 import {
   getLbaStatus,
   lbaStatusDescriptor,
@@ -23,9 +18,11 @@ import {
   write16,
   writeSame16,
 } from "../scsi/sbc-commands.ts";
-import { describeSense, isCondition, type Sense } from "../scsi/sense.ts";
+import { isCondition, type Sense } from "../scsi/sense.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
+import { ScsiExtents } from "./scsi-extents.ts";
+import { failureOf } from "./scsi-failure.ts";
 import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
 import {
   type CatalogueOffer,
@@ -34,12 +31,15 @@ import {
   type DigestAnswer,
   type DigestWindow,
   differences,
+  type ExtentCopy,
+  type ExtentRun,
   type Geometry,
   type ReadOptions,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  type WriteExtentsOptions,
   type WriteOptions,
 } from "./volume.ts";
 
@@ -63,6 +63,7 @@ export class ScsiVolume implements Volume {
   readonly #device: ScsiDevice;
   readonly #clock: Clock;
   readonly #digests: ScsiDigests | undefined;
+  readonly #extents: ScsiExtents | undefined;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
   /** The latest run that was found to be mapped. It may be deallocated since, which costs nothing but a comparison. */
@@ -94,8 +95,15 @@ export class ScsiVolume implements Volume {
             rootLevel: page.catalogueRootLevel,
           }
         : undefined;
-    this.#digests =
-      page && new ScsiDigests(this.name, page, device.cdbBytesMax >= 32, (c, s) => this.#execute(c, s));
+    const wide = device.cdbBytesMax >= 32;
+    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#execute(c, s));
+    const transport = {
+      wide,
+      blockBytes: facts.blockBytes,
+      commandBytesMax: device.transferBytesPreferred,
+    };
+    this.#extents =
+      page && new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#execute(c, s, expected));
     this.traits = {
       writable: !facts.writeProtected,
       thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
@@ -110,6 +118,8 @@ export class ScsiVolume implements Volume {
       windowsInFlight: page
         ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands))
         : windowsInFlightMax,
+      writesExtents: this.#extents?.writes ?? false,
+      copiesExtents: this.#extents?.copies ?? false,
     };
     const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
     if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
@@ -227,6 +237,35 @@ export class ScsiVolume implements Volume {
       await this.write(lba + done, [zeros.subarray(0, count * blockBytes)], {}, signal);
       done += count;
     }
+  }
+
+  async writeExtents(
+    runs: readonly ExtentRun[],
+    options: WriteExtentsOptions,
+    signal?: AbortSignal,
+  ): Promise<number> {
+    for (const { lba, blocks } of runs) checkRange(this, lba, blocks);
+    if (!this.#extents?.writes) throw this.#unable("WRITE EXTENTS");
+    this.#unflushedSince ??= this.#epoch;
+    return this.#extents.write(runs, options, signal);
+  }
+
+  async copyExtents(
+    copies: readonly ExtentCopy[],
+    digest: DigestSpec,
+    signal?: AbortSignal,
+  ): Promise<boolean[]> {
+    for (const { from, to, blocks } of copies) {
+      checkRange(this, from, blocks);
+      checkRange(this, to, blocks);
+    }
+    if (!this.#extents?.copies) throw this.#unable("COPY EXTENTS");
+    this.#unflushedSince ??= this.#epoch;
+    return this.#extents.copy(copies, digest, signal);
+  }
+
+  #unable(command: string): AgentError {
+    return new AgentError("internal", `${this.name} does not have ${command}`);
   }
 
   async flush(signal?: AbortSignal): Promise<void> {
@@ -388,8 +427,12 @@ export class ScsiVolume implements Volume {
     }
   }
 
-  /** One command that must end well; transient conditions are waited out. */
-  async #execute(command: ScsiCommand, signal?: AbortSignal): Promise<ScsiOutcome> {
+  /** One command that must end well, or with what is expected; transient conditions are waited out. */
+  async #execute(
+    command: ScsiCommand,
+    signal?: AbortSignal,
+    expected?: (sense: Sense) => boolean,
+  ): Promise<ScsiOutcome> {
     let busy = 0;
     let attentions = 0;
     for (;;) {
@@ -400,7 +443,7 @@ export class ScsiVolume implements Volume {
           return outcome;
         case status.busy:
         case status.taskSetFull:
-          if (busy++ === busyRetriesMax) throw this.#failure(command, outcome);
+          if (busy++ === busyRetriesMax) throw failureOf(this.name, command, outcome);
           await this.#clock.sleep(Math.min(20 * 2 ** busy, 1000), signal);
           continue;
         case status.checkCondition:
@@ -408,9 +451,10 @@ export class ScsiVolume implements Volume {
             this.#attention(outcome.sense);
             continue;
           }
-          throw this.#failure(command, outcome);
+          if (outcome.sense && expected?.(outcome.sense)) return outcome;
+          throw failureOf(this.name, command, outcome);
         default:
-          throw this.#failure(command, outcome);
+          throw failureOf(this.name, command, outcome);
       }
     }
   }
@@ -419,30 +463,6 @@ export class ScsiVolume implements Volume {
     if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
     if (isCondition(sense, "capacityChanged")) {
       throw new AgentError("size_mismatch", `${this.name} changed its size while it was used`);
-    }
-  }
-
-  #failure(command: ScsiCommand, { status: code, sense }: ScsiOutcome): AgentError {
-    const found = sense ? describeSense(sense) : describeStatus(code);
-    const message = `Command ${command.cdb[0]!.toString(16).padStart(2, "0")}h failed at ${this.name}: ${found}`;
-    const lba = sense?.information;
-    const options = lba === undefined ? {} : { lba };
-    if (code === status.reservationConflict) {
-      return new AgentError("volume_in_use", `${message}; another initiator holds a reservation`);
-    }
-    switch (sense?.key) {
-      case 0x3:
-      case 0x4:
-        return new AgentError("medium_error", message, options);
-      case 0x7:
-        if (isCondition(sense, "spaceAllocationFailed"))
-          return new AgentError("no_space", `${message}; make room at the target`);
-        return new AgentError("volume_readonly", message);
-      case 0x5:
-        if (isCondition(sense, "logicalUnitNotSupported")) return new AgentError("volume_missing", message);
-        return new AgentError("command_failed", message);
-      default:
-        return new AgentError("io_error", message, { retry: "after_backoff" });
     }
   }
 }

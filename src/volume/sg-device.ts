@@ -6,7 +6,7 @@
 // still the same; so it is after a unit attention that says reset, and after a flush that a new connection of the kernel
 // may have come before. A command that the kernel doesn't let go of ends the device.
 //
-// Repeating is safe: every command that is sent here gives the same result twice.
+// Repeating is safe: every command that is sent here gives the same result twice, or is refused at what has changed.
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
 import type { Clock } from "../platform/clock.ts";

@@ -1,12 +1,15 @@
 // A volume whose data may not pass faster than so many bytes a second: reads and writes wait their turn.
 //
-// Digests are held up only where the volume has to be read for them.
+// Digests are held up only where the volume has to be read for them; what is copied by the volume's own host is not.
+import { Semaphore } from "../base/async.ts";
 import { lengthOf } from "../base/bytes.ts";
 import type { Clock } from "../platform/clock.ts";
 import {
   type DigestWindow,
+  type ExtentRun,
   type ReadOptions,
   type Volume,
+  type WriteExtentsOptions,
   type WriteOptions,
   windowBlocks,
 } from "./volume.ts";
@@ -21,6 +24,7 @@ export function throttled(volume: Volume, bytesPerSecond: number, clock: Clock):
     freeAtMs = Math.max(freeAtMs, now - 1000 * burstSeconds) + (1000 * bytes) / bytesPerSecond;
     if (freeAtMs > now) await clock.sleep(freeAtMs - now, signal);
   };
+  const extentsTurn = new Semaphore(1);
   const waitToDigest = async (window: DigestWindow, signal?: AbortSignal): Promise<void> => {
     if (volume.traits.digests !== "read") return;
     await wait(windowBlocks(window, volume.geometry) * volume.geometry.blockBytes, signal);
@@ -51,6 +55,22 @@ export function throttled(volume: Volume, bytesPerSecond: number, clock: Clock):
             if (!target.traits.thin) await wait(blocks * target.geometry.blockBytes, signal);
             await target.zero(lba, blocks, options, signal);
           };
+        case "writeExtents": {
+          if (!target.writeExtents) return undefined;
+          const writeExtents = target.writeExtents.bind(target);
+          return async (runs: readonly ExtentRun[], options: WriteExtentsOptions, signal?: AbortSignal) => {
+            // Only afterwards it is known how much had to pass: whoever comes next waits for it.
+            const leave = await extentsTurn.acquire();
+            try {
+              await wait(0, signal);
+              const bytes = await writeExtents(runs, options, signal);
+              freeAtMs += (1000 * bytes) / bytesPerSecond;
+              return bytes;
+            } finally {
+              leave();
+            }
+          };
+        }
         case "encodeDigests":
           return async (window: DigestWindow, signal?: AbortSignal) => {
             await waitToDigest(window, signal);

@@ -52,6 +52,9 @@ export interface VolumeTraits {
   readonly windowsInFlight: number;
   /** What it has a catalogue of; absent if it has none. */
   readonly catalogue?: CatalogueOffer | undefined;
+  /** writeExtents() is there and its peer has it, and likewise copyExtents(); absent: no. */
+  readonly writesExtents?: boolean;
+  readonly copiesExtents?: boolean;
 }
 
 export interface ReadOptions {
@@ -107,6 +110,29 @@ export interface CompareAnswer {
   readonly unreadable: Unreadable | undefined;
 }
 
+/** A run of blocks to be written: its data, or zeros where there is none. */
+export interface ExtentRun {
+  readonly lba: number;
+  readonly blocks: number;
+  readonly data?: Buffer;
+}
+
+export interface WriteExtentsOptions {
+  /** What the data is proved by where it arrives. */
+  readonly digest: DigestSpec;
+  /** Of zstd: 1 to 3; 0 leaves the data as it is. */
+  readonly level: number;
+}
+
+/** Blocks that the volume may have already, in another place. */
+export interface ExtentCopy {
+  readonly from: number;
+  readonly to: number;
+  readonly blocks: number;
+  /** The digest of all of their data: what is there now is copied only if it has this one. */
+  readonly identifier: Buffer;
+}
+
 export interface Volume extends AsyncDisposable {
   /** As it was given, without secrets. */
   readonly name: string;
@@ -134,6 +160,23 @@ export interface Volume extends AsyncDisposable {
 
   /** Makes a range read as zeros; deallocates it where `unmap` asks for it and the volume can. */
   zero(lba: number, blocks: number, options?: { unmap?: boolean }, signal?: AbortSignal): Promise<void>;
+
+  /**
+   * Writes runs, in their order, each proved by its digest where it arrives and before anything of it is written; zeros
+   * are deallocated where the volume can. Resolves with the bytes that it took to send them. Where it throws, runs
+   * from some one on are not written. @throws AgentError as write(); `io_error` for what arrived damaged again and again
+   */
+  writeExtents?(
+    runs: readonly ExtentRun[],
+    options: WriteExtentsOptions,
+    signal?: AbortSignal,
+  ): Promise<number>;
+
+  /**
+   * Copies runs within the volume, in their order, where its host has what their identifiers say: one flag for each
+   * tells whether it was copied. What was not has to be written.
+   */
+  copyExtents?(copies: readonly ExtentCopy[], digest: DigestSpec, signal?: AbortSignal): Promise<boolean[]>;
 
   /**
    * Everything written before is on the medium when this resolves. @throws AgentError `not_proved` if writes since

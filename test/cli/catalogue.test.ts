@@ -143,7 +143,7 @@ describe("two volumes with catalogues", () => {
     await using pair = await servePair(folder, ["--scrub-every", "1s", "--scrub-rate", "100M"]);
     for (let tries = 0; tries < 100 && !/scrub of .* has ended/.test(pair.source.stderr); tries++)
       await new Promise((resolve) => setTimeout(resolve, 100));
-    expect(pair.source.stderr).toMatch(/scrub of ".*source.img" begins[^]*scrub of ".*" has ended/);
+    expect(pair.source.stderr).toMatch(/scrub of ".*source.img" begins[\s\S]*scrub of ".*" has ended/);
     expect(pair.source.stderr).not.toMatch(/differs|unreadable/);
   });
 

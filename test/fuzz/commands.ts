@@ -2,6 +2,7 @@
 // parameter data to match, damaged now and then.
 import { type Field, type Layout, LayoutError } from "../../src/base/layout.ts";
 import * as xcopy from "../../src/scsi/extended-copy.ts";
+import * as extents from "../../src/scsi/extent-commands.ts";
 import * as persistent from "../../src/scsi/persistent-reservation.ts";
 import * as sbc from "../../src/scsi/sbc-commands.ts";
 import * as medium from "../../src/scsi/sbc-medium-commands.ts";
@@ -9,6 +10,15 @@ import * as verify from "../../src/scsi/sbc-verify-commands.ts";
 import * as spc from "../../src/scsi/spc-commands.ts";
 import * as vendor from "../../src/scsi/vendor-commands.ts";
 import { below, bytesOf, oneOf } from "../support/data.ts";
+import {
+  copied,
+  copyList,
+  dataRun,
+  sha256,
+  type TestRun,
+  writeList,
+  zeroRun,
+} from "../support/extent-lists.ts";
 import { chance, damaged, type Random, reshaped } from "./mutate.ts";
 
 type AnyLayout = Layout<Record<string, Field<unknown>>>;
@@ -17,9 +27,16 @@ const isCommand = (value: unknown): value is AnyLayout =>
   (value as AnyLayout | undefined)?.fields?.operationCode?.constant !== undefined;
 
 /** Every CDB layout there is. */
-export const cdbLayouts: readonly AnyLayout[] = [spc, sbc, medium, verify, persistent, xcopy, vendor].flatMap(
-  (module): AnyLayout[] => Object.values(module).filter(isCommand),
-);
+export const cdbLayouts: readonly AnyLayout[] = [
+  spc,
+  sbc,
+  medium,
+  verify,
+  persistent,
+  xcopy,
+  vendor,
+  extents,
+].flatMap((module): AnyLayout[] => Object.values(module).filter(isCommand));
 
 export interface FuzzedCommand {
   readonly name: string;
@@ -86,7 +103,7 @@ function reservationList(random: Random, { ports }: Surroundings): Buffer {
   return Buffer.concat([head, length, ids]);
 }
 
-function copyList(random: Random, { blocks, blockBytes, designators }: Surroundings): Buffer {
+function extendedCopyList(random: Random, { blocks, blockBytes, designators }: Surroundings): Buffer {
   const targets = Array.from({ length: 1 + below(random, 3) }, () => {
     const designator = oneOf(random, designators);
     return xcopy.identificationTarget.encode({
@@ -136,6 +153,29 @@ function submitList(random: Random): Buffer {
   return Buffer.concat([head, values]);
 }
 
+function runsToWrite(random: Random, { blocks, blockBytes }: Surroundings): Buffer {
+  const run = (): TestRun => {
+    const lba = below(random, blocks + 2);
+    const count = 1 + below(random, chance(random, 0.9) ? 8 : 200);
+    if (chance(random, 0.2)) return zeroRun(lba, count);
+    // What is written is no secret.
+    const data = Buffer.alloc(count * blockBytes, below(random, 256));
+    const identifier = chance(random, 0.1) ? bytesOf(random, 32) : sha256(data);
+    return dataRun(lba, data, { compressed: chance(random, 0.6), blockBytes, identifier });
+  };
+  return writeList(Array.from({ length: below(random, 6) }, run));
+}
+
+function runsToCopy(random: Random, { blocks, blockBytes }: Surroundings): Buffer {
+  const run = (): TestRun => {
+    const count = 1 + below(random, 8);
+    // Zeros are what there most likely is.
+    const identifier = sha256(Buffer.alloc(count * blockBytes, chance(random, 0.7) ? 0 : below(random, 256)));
+    return copied(below(random, blocks + 2), below(random, blocks), count, identifier);
+  };
+  return copyList(Array.from({ length: below(random, 6) }, run));
+}
+
 function modeList(random: Random, long: boolean): Buffer {
   const caching = Buffer.alloc(20);
   caching.set([0x08, 0x12, chance(random, 0.5) ? 0x04 : 0]);
@@ -151,7 +191,17 @@ function sanitizeList(random: Random, { blockBytes }: Surroundings): Buffer {
   return Buffer.concat([head, pattern]);
 }
 
-/** Commands whose Data-Out is a list of parameters, by operation code. */
+/** Lists of the vendor commands. */
+const vendorLists = new Map<string, (random: Random, around: Surroundings) => Buffer>([
+  [vendor.submit16.name, submitList],
+  [vendor.submit32.name, submitList],
+  [extents.writeExtents16.name, runsToWrite],
+  [extents.writeExtents32.name, runsToWrite],
+  [extents.copyExtents16.name, runsToCopy],
+  [extents.copyExtents32.name, runsToCopy],
+]);
+
+/** Other commands whose Data-Out is a list of parameters, by operation code. */
 const lists = new Map<number, (random: Random, around: Surroundings) => Buffer>([
   [0x15, (random) => modeList(random, false)],
   [0x42, unmapList],
@@ -160,10 +210,11 @@ const lists = new Map<number, (random: Random, around: Surroundings) => Buffer>(
   [0x56, (random) => bytesOf(random, oneOf(random, [0, 8]))],
   [0x57, (random) => bytesOf(random, oneOf(random, [0, 8]))],
   [0x5f, reservationList],
-  [0x7f, submitList],
-  [0x83, copyList],
-  [0xd1, submitList],
+  [0x83, extendedCopyList],
 ]);
+const listOf = ({ name, fields }: AnyLayout) =>
+  vendorLists.get(name) ?? lists.get(fields.operationCode!.constant as number)!;
+
 const oneBlock = new Set([0x41, 0x93]);
 const twice = new Set([0x89]);
 const writes = new Set([0x0a, 0x2a, 0xaa, 0x8a, 0x2e, 0xae, 0x8e, 0x8b, 0x9c, 0x41, 0x93, 0x89]);
@@ -209,7 +260,7 @@ export function commandOf(
   const code = layout.fields.operationCode!.constant as number;
   const wantsList =
     Object.hasOwn(layout.fields, "parameterListLength") && (code !== 0x48 || chance(random, 0.5));
-  let dataOut: Buffer = wantsList ? lists.get(code)!(random, around) : Buffer.alloc(0);
+  let dataOut: Buffer = wantsList ? listOf(layout)(random, around) : Buffer.alloc(0);
   if (wantsList && chance(random, 0.2)) dataOut = damaged(random, dataOut);
   if (wantsList && chance(random, 0.1)) dataOut = Buffer.from(reshaped(random, dataOut));
   const values: Record<string, unknown> = {};

@@ -97,7 +97,7 @@ export async function lyingUnitCase(random: Random): Promise<void> {
       const count = Math.min(blocks - lba, 1 + below(random, 32));
       const window = { lba, blocks: count };
       await agent(async () => {
-        switch (below(random, 7)) {
+        switch (below(random, 9)) {
           case 0:
             return volume.read(lba, Buffer.alloc(count * blockBytes), { fresh: chance(random, 0.5) });
           case 1:
@@ -124,6 +124,26 @@ export async function lyingUnitCase(random: Random): Promise<void> {
             const whole = answer.extents <= extents && answer.values.length >= answer.extents * digests.width;
             demand(whole, () => `${answer.extents} extents, ${answer.values.length} bytes`);
             return answer;
+          }
+          case 6: {
+            const data = Buffer.alloc(count * blockBytes, below(random, 4));
+            const runs = chance(random, 0.3) ? [window] : [{ ...window, data }, window];
+            const options = { digest: oneOf(random, offeredDigests), level: below(random, 4) };
+            return volume.traits.writesExtents && volume.writeExtents(runs, options);
+          }
+          case 7: {
+            const digest = oneOf(random, offeredDigests);
+            const identifier = bytesOf(random, digest.identifierBytes);
+            const copies = Array.from({ length: below(random, 40) }, () => ({
+              from: lba,
+              to: below(random, last + 1),
+              blocks: Math.min(count, 1 + below(random, 8)),
+              identifier,
+            }));
+            if (!volume.traits.copiesExtents) return;
+            const copied = await volume.copyExtents(copies, digest);
+            demand(copied.length === copies.length, () => `${copied.length} of ${copies.length}`);
+            return;
           }
           default: {
             const data = await volume.nextData(lba, count);

@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import type { Field, Layout } from "../../src/base/layout.ts";
 import * as pdu from "../../src/iscsi/pdu.ts";
 import * as images from "../../src/replicate/before-images-format.ts";
+import * as extents from "../../src/scsi/extent-commands.ts";
 import * as inquiryData from "../../src/scsi/inquiry-data.ts";
 import * as sbc from "../../src/scsi/sbc-commands.ts";
 import {
@@ -22,7 +23,7 @@ import { randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 
 type AnyLayout = Layout<Record<string, Field<unknown>>>;
-const layouts = [pdu, images, inquiryData, sbc, spc, vendor].flatMap((module) =>
+const layouts = [pdu, images, inquiryData, sbc, spc, vendor, extents].flatMap((module) =>
   Object.values(module).filter(
     (value): value is AnyLayout => typeof value === "object" && value !== null && "usage" in value,
   ),
@@ -208,6 +209,10 @@ test("the vendor page: there and back, and any bytes are a page or undefined", (
     resultLifetimeMs: 60_000,
     volumeUuid: "00112233-4455-6677-8899-aabbccddeeff",
     generation: 42,
+    writeExtents: true,
+    copyExtents: false,
+    mostListBytes: 2 ** 23,
+    mostRuns: 2048,
     digests: [{ index: 3, text: "crc32c(md5)", identifierBytes: 4 }],
   };
   const bytes = inquiryData.encodeVendorPage(page);

@@ -30,6 +30,12 @@ describe("by hand", () => {
       "72 03 11 00 000000 0c 00 0a 80 00 0000000001020304",
     ],
     [
+      "COMMAND-SPECIFIC INFORMATION",
+      sense("miscompare", { information: 0x01020304, commandSpecific: 0x0506 }),
+      "f0 00 0e 01020304 0a 00000506 1d 00 00 000000",
+      "72 0e 1d 00 000000 18 00 0a 80 00 0000000001020304 01 0a 00 00 0000000000000506",
+    ],
+    [
       "a field of the CDB",
       sense("invalidFieldInCdb", { fieldPointer: { cdb: true, byte: 0x0102 } }),
       "70 00 05 00000000 0a 00000000 24 00 00 c00102",

@@ -185,8 +185,8 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   catalogueState: fc.nat(3),
   catalogueDigest: fc.nat(255),
   catalogueExtentSize: fc.nat(255),
-  catalogueFanOut: fc.nat(255),
-  catalogueRootLevel: fc.nat(255),
+  catalogueFanOut: fc.nat(7),
+  catalogueRootLevel: fc.nat(31),
   smallestExtentSize: byte,
   largestExtentSize: byte,
   preferredExtentSize: byte,
@@ -196,6 +196,10 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   resultLifetimeMs: fc.nat(0xffffffff),
   volumeUuid: fc.uuid(),
   generation: fc.maxSafeNat(),
+  writeExtents: fc.boolean(),
+  copyExtents: fc.boolean(),
+  mostListBytes: fc.nat(0xffffffff),
+  mostRuns: fc.nat(65535),
   digests: fc.array(
     fc.record({
       index: byte,

@@ -113,7 +113,9 @@ describe.each([
     expect(listed.some(({ code }) => code === 0x42)).toBe(thin); // UNMAP
     expect(listed).toContainEqual({ code: 0x28, action: undefined, cdbBytes: 10 });
     expect(listed).toContainEqual({ code: 0x9e, action: 0x10, cdbBytes: 16 });
-    expect(listed).toContainEqual({ code: 0x7f, action: 0xf801, cdbBytes: 32 });
+    for (const action of [0xf801, 0xf804, 0xf805])
+      expect(listed).toContainEqual({ code: 0x7f, action, cdbBytes: 32 });
+    for (const action of [3, 4]) expect(listed).toContainEqual({ code: 0xd1, action, cdbBytes: 16 });
   });
 
   test("answers ILLEGAL REQUEST to every operation code and service action that it does not list", async () => {
@@ -123,7 +125,8 @@ describe.each([
       listed.some((each) => each.code === code && each.action === action);
     const all = Array.from({ length: 256 }, (_, code) => code).flatMap((code): [number, number?][] => {
       if (!actionCodes.includes(code)) return [[code]];
-      const actions = code === 0x7f ? [0, 9, 0xf800, 0xf801, 0xf802, 0xf803, 0xf804, 0xffff] : undefined;
+      const actions =
+        code === 0x7f ? [0, 9, 0xf800, 0xf801, 0xf802, 0xf803, 0xf804, 0xf805, 0xf806, 0xffff] : undefined;
       return (actions ?? Array.from({ length: code === 0xd1 ? 256 : 32 }, (_, i) => i)).map((action) => [
         code,
         action,

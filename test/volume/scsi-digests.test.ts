@@ -30,6 +30,10 @@ const page: VendorPage = {
   resultLifetimeMs: 1000,
   volumeUuid: "00000000-0000-0000-0000-000000000001",
   generation: 0,
+  writeExtents: false,
+  copyExtents: false,
+  mostListBytes: 0,
+  mostRuns: 0,
   digests: offeredDigests.map(({ text, identifierBytes }, index) => ({ index, text, identifierBytes })),
 };
 

@@ -1,0 +1,102 @@
+// The vendor-specific commands that write: WRITE EXTENTS and COPY EXTENTS, their CDBs and parameter lists.
+// docs/protocol.md is the reference; it is written from this table.
+import { bits, constant, layout, u8, u16, u32, u64 } from "../base/layout.ts";
+import { protocolVersion, serviceAction16, serviceAction32 } from "./vendor-commands.ts";
+
+const source = "docs/protocol.md";
+
+/** FORM of a run's data: as it is, compressed, or none because the run is to read as zeros. */
+export const runForm = { stored: 0, zstd: 1, zeros: 2 } as const;
+
+/** WRITE EXTENTS: Data-Out, a parameter list that is carried out when the command ends. */
+export const writeExtents16 = layout({
+  name: "WRITE EXTENTS (16)",
+  source,
+  bytes: 16,
+  fields: {
+    operationCode: constant(u8(0), 0xd1),
+    serviceAction: constant(u8(1), serviceAction16.writeExtents),
+    parameterListLength: u32(10),
+    control: u8(15),
+  },
+});
+
+export const writeExtents32 = layout({
+  name: "WRITE EXTENTS (32)",
+  source,
+  bytes: 32,
+  fields: {
+    operationCode: constant(u8(0), 0x7f),
+    control: u8(1),
+    groupNumber: bits(6, 5, 6),
+    additionalCdbLength: constant(u8(7), 0x18),
+    serviceAction: constant(u16(8), serviceAction32.writeExtents),
+    parameterListLength: u32(28),
+  },
+});
+
+/** COPY EXTENTS: likewise, with data that the unit has already. */
+export const copyExtents16 = layout({
+  name: "COPY EXTENTS (16)",
+  source,
+  bytes: 16,
+  fields: {
+    operationCode: constant(u8(0), 0xd1),
+    serviceAction: constant(u8(1), serviceAction16.copyExtents),
+    parameterListLength: u32(10),
+    control: u8(15),
+  },
+});
+
+export const copyExtents32 = layout({
+  name: "COPY EXTENTS (32)",
+  source,
+  bytes: 32,
+  fields: {
+    operationCode: constant(u8(0), 0x7f),
+    control: u8(1),
+    groupNumber: bits(6, 5, 6),
+    additionalCdbLength: constant(u8(7), 0x18),
+    serviceAction: constant(u16(8), serviceAction32.copyExtents),
+    parameterListLength: u32(28),
+  },
+});
+
+/** The head of both parameter lists; the runs' descriptors follow it, then what belongs to each run, in their order. */
+export const extentListHeader = layout({
+  name: "extent list",
+  source,
+  bytes: 16,
+  fields: {
+    version: constant(u8(0), protocolVersion),
+    function: u8(1),
+    digest: u8(2),
+    numberOfRuns: u16(8),
+    dataLength: u32(12),
+  },
+});
+
+/** A run of WRITE EXTENTS. Its identifier and its data stand behind all descriptors; zeros have neither. */
+export const writeRun = layout({
+  name: "WRITE EXTENTS run",
+  source,
+  bytes: 24,
+  fields: {
+    logicalBlockAddress: u64(0),
+    numberOfLogicalBlocks: u32(8),
+    form: bits(12, 1, 2),
+    dataLength: u32(16),
+  },
+});
+
+/** A run of COPY EXTENTS. Its identifier stands behind all descriptors. */
+export const copyRun = layout({
+  name: "COPY EXTENTS run",
+  source,
+  bytes: 24,
+  fields: {
+    sourceLogicalBlockAddress: u64(0),
+    destinationLogicalBlockAddress: u64(8),
+    numberOfLogicalBlocks: u32(16),
+  },
+});
