@@ -16,6 +16,8 @@ import { fanOut, TreeShape } from "./shape.ts";
 
 /** More than all writes under way may touch. */
 const regionsMax = 8192;
+/** Regions that are searched before others have their turn. */
+const findYieldRegions = 256;
 /** The most regions that one write may touch: whoever writes more does it in steps. */
 export const regionsOfWriteMax = 256;
 
@@ -334,6 +336,45 @@ export class Catalogue {
   /** The identifier of a node: the digest of its children's, one after another. */
   #identifierOf(children: Buffer): Buffer {
     return identifierOf(this.digest, children);
+  }
+
+  /**
+   * An extent for each of the identifiers in `wanted`, if one that is believed has it. All of the catalogue is looked
+   * through, but for what is zeros.
+   */
+  async find(wanted: Buffer): Promise<(number | undefined)[]> {
+    const { identifierBytes, nodes } = this.shape;
+    const count = wanted.length / identifierBytes;
+    const places = new Array<number | undefined>(count).fill(undefined);
+    const headOf = (identifier: Buffer) => identifier.readUIntBE(0, Math.min(6, identifierBytes));
+    const wantedBy = new Map<number, number[]>();
+    for (let i = 0; i < count; i++) {
+      const head = headOf(wanted.subarray(i * identifierBytes, (i + 1) * identifierBytes));
+      const same = wantedBy.get(head);
+      if (same) same.push(i);
+      else wantedBy.set(head, [i]);
+    }
+    let missing = count;
+    for (let number = 0; number < nodes[1]! && missing > 0 && !this.#lost; number++) {
+      if (number % findYieldRegions === 0) await new Promise((resolve) => setImmediate(resolve));
+      const parent = await this.#store.page(1, regionOf(number));
+      const index = number % fanOut;
+      if (!parent.isValid(index) || this.#isZeroRegion(parent.identifier(index))) continue;
+      const page = await this.#believedLeaves(number);
+      if (!page) continue;
+      const extents = this.shape.nodesIn(0, number);
+      for (let i = 0; i < extents; i++) {
+        const identifier = page.identifier(i);
+        for (const which of wantedBy.get(headOf(identifier)) ?? []) {
+          if (places[which] !== undefined) continue;
+          const at = which * identifierBytes;
+          if (wanted.compare(identifier, 0, identifierBytes, at, at + identifierBytes) !== 0) continue;
+          places[which] = number * fanOut + i;
+          missing--;
+        }
+      }
+    }
+    return places;
   }
 
   // --- what was digested ---

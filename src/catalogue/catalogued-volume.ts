@@ -18,6 +18,7 @@ import {
   type DigestWindow,
   differences,
   type Geometry,
+  type IdentifierWindow,
   type ReadOptions,
   type Unreadable,
   type Volume,
@@ -61,7 +62,7 @@ export class CataloguedVolume implements Volume {
   }
 
   get traits(): VolumeTraits {
-    return { ...this.volume.traits, catalogue: this.offer };
+    return { ...this.volume.traits, catalogue: this.offer, findsExtents: this.offer !== undefined };
   }
 
   get traffic(): Volume["traffic"] {
@@ -144,6 +145,17 @@ export class CataloguedVolume implements Volume {
     return { different, extents: own.extents, unreadable: own.unreadable };
   }
 
+  async identifiers(window: IdentifierWindow, signal?: AbortSignal): Promise<DigestAnswer> {
+    if (!this.#covers(window)) return volumeIdentifiers(this.volume, window, signal);
+    const found = await this.#identify(window.lba / window.extentBlocks, window.extents, signal);
+    return { values: found.identifiers, extents: found.extents, unreadable: found.unreadable };
+  }
+
+  async findExtents(wanted: Buffer): Promise<(number | undefined)[]> {
+    const places = await this.catalogue.find(wanted);
+    return places.map((extent) => (extent === undefined ? undefined : extent * this.extentBlocks));
+  }
+
   changeMark(): Promise<string | undefined> {
     return this.volume.changeMark();
   }
@@ -169,7 +181,7 @@ export class CataloguedVolume implements Volume {
     return { extents: done, unreadable };
   }
 
-  #covers(window: DigestWindow): boolean {
+  #covers(window: IdentifierWindow): boolean {
     return (
       !window.fresh &&
       !this.catalogue.lost &&

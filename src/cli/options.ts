@@ -29,6 +29,11 @@ export function parseBlockSize(text: string): number {
   return bytes;
 }
 
+export function parseCompression(text: string): number {
+  if (!/^[123]$/.test(text)) throw new InvalidArgumentError("a level of compression is 1, 2 or 3.");
+  return Number(text);
+}
+
 /** Bytes a second: `50M`, `1.5G/s`. */
 export function parseBandwidth(text: string): number {
   const bytes = parseSize(text.replace(/\/s$/i, ""));

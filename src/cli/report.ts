@@ -63,6 +63,7 @@ export async function writeJson(outcome: Outcome, context: ReportContext): Promi
       verified: context.verified,
       shipped: outcome.shipped,
       proved: outcome.proved,
+      copied: outcome.copied,
       backup: backup ?? null,
     }),
     bytes: outcome.bytes,
@@ -145,6 +146,7 @@ export async function writeText(outcome: Outcome, context: ReportContext): Promi
   if (command === "sync" && !dryRun) {
     const zeroed = shipped.zeroed > 0 ? `, ${formatCount(shipped.zeroed)} of them as zeros` : "";
     lines.push(`  shipped  ${plural(shipped.extents, "extent")} (${formatBytes(shipped.bytes)})${zeroed}`);
+    if (outcome.copied > 0) lines.push(`  copied   ${plural(outcome.copied, "extent")} within the replica`);
     if (outcome.proved > 0) lines.push(`  proved   ${plural(outcome.proved, "extent")} from the medium`);
     if (backup !== undefined) lines.push(`  backup   ${backup} holds what was overwritten`);
   }

@@ -13,7 +13,7 @@ import { Counters, type JobOptions, type Mode, modes, type Outcome } from "../re
 import { checkPair, checkWritable } from "../replicate/plan.ts";
 import { throttled } from "../volume/throttled.ts";
 import type { Volume } from "../volume/volume.ts";
-import { parseBandwidth, parseDigest, parseExtent, parseWidth } from "./options.ts";
+import { parseBandwidth, parseCompression, parseDigest, parseExtent, parseWidth } from "./options.ts";
 import { openPair } from "./pair.ts";
 import { showProgress } from "./progress.ts";
 import { type ReportContext, statusOf, writeJson, writeText } from "./report.ts";
@@ -32,6 +32,8 @@ interface SyncOptions extends CompareOptions {
   readonly dryRun?: boolean;
   readonly verify?: boolean;
   readonly backupDir?: string;
+  readonly compress?: number | true;
+  readonly moved?: boolean;
 }
 
 function addCommonOptions(command: Command): Command {
@@ -88,6 +90,12 @@ export function addSync(program: Command): void {
     )
     .option("--dry-run", "compare only, and say what would be shipped")
     .option("--verify", "prove the shipped extents again, fresh from the replica's medium")
+    .option(
+      "--compress [LEVEL]",
+      "compress what is shipped with zstd, level 1 to 3 (default 1), where the replica takes it",
+      parseCompression,
+    )
+    .option("--no-moved", "ship also what the replica could copy from another place of its own")
     .option(
       "--backup-dir <DIR>",
       "keep what is overwritten in a folder below DIR; `lunsync undo` puts it back",
@@ -191,7 +199,15 @@ async function run(
     const verify = options.verify ?? false;
     let outcome: Outcome;
     try {
-      outcome = writable ? await synchronize({ ...job, verify, beforeImages }) : await compare(job);
+      outcome = writable
+        ? await synchronize({
+            ...job,
+            verify,
+            beforeImages,
+            shipMoved: options.moved === false,
+            compress: options.compress === true ? 1 : options.compress,
+          })
+        : await compare(job);
     } finally {
       progress.stop();
       const problem = await beforeImages?.end();

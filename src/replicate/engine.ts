@@ -10,6 +10,7 @@ import { volumeBytes } from "../volume/volume.ts";
 import { compareWindow, extentState, type WindowVerdict } from "./compare-window.ts";
 import { commonCatalogue, descend } from "./descend.ts";
 import type { BadExtent, JobOptions, Outcome, SynchronizeOptions } from "./job.ts";
+import { canMove, Mover } from "./moves.ts";
 import {
   checkDigest,
   checkPair,
@@ -94,6 +95,7 @@ class Run {
         zeroed: counters.zeroedExtents,
       },
       proved: counters.provedExtents,
+      copied: counters.copiedExtents,
       passes: Math.min(counters.pass, passesMax),
       ranges: this.#ranges,
       bad: this.#bad,
@@ -127,6 +129,10 @@ class Run {
       if (this.#bad.length < badKeptMax) this.#bad.push(bad);
     };
     const shipper = this.#shipping && new Shipper(this.#shipping, extentBlocks, counters.pass, onBad);
+    const mover =
+      shipper && this.#shipping && !this.#shipping.shipMoved && canMove(this.#shipping)
+        ? new Mover(this.#shipping, extentBlocks, counters.pass, (...copied) => shipper.copied(...copied))
+        : undefined;
     const markBefore = await source.changeMark();
     if (markBefore === undefined) this.#changesNoticed = false;
     const windows = this.#windows(extentBlocks);
@@ -141,8 +147,9 @@ class Run {
       for await (const { verdict, shipped } of verdicts) {
         await this.#take(verdict, extentBlocks, onBad, shipper !== undefined);
         if (shipped) await shipper?.proveIfMany();
-        else await shipper?.ship(verdict);
+        else for (const each of (await mover?.take(verdict)) ?? [verdict]) await shipper?.ship(each);
       }
+      for (const each of (await mover?.rest()) ?? []) await shipper?.ship(each);
       const certain = (await shipper?.prove()) ?? true;
       this.#job.signal?.throwIfAborted();
       return { changed: (await source.changeMark()) !== markBefore, uncertain: !certain };

@@ -27,6 +27,8 @@ export class Counters {
   /** Extents of the shipped ones that were zeroed instead of written. */
   zeroedExtents = 0;
   provedExtents = 0;
+  /** Extents that the replica copied from another place of its own. */
+  copiedExtents = 0;
   pass = 1;
   phase: "comparing" | "proving" | "flushing" = "comparing";
 }
@@ -53,6 +55,10 @@ export interface SynchronizeOptions extends JobOptions {
   readonly verify: boolean;
   /** Keeps what is overwritten. */
   readonly beforeImages?: BeforeImages | undefined;
+  /** Ships what the replica may have at another place, too. */
+  readonly shipMoved?: boolean;
+  /** Level of compression of what is shipped, 1 to 3, where the replica takes it; none if absent. */
+  readonly compress?: number | undefined;
 }
 
 /** An extent that could not be dealt with. */
@@ -74,6 +80,8 @@ export interface Outcome {
   readonly extents: { readonly total: number; readonly compared: number; readonly differing: number };
   readonly shipped: { readonly extents: number; readonly bytes: number; readonly zeroed: number };
   readonly proved: number;
+  /** Extents that the replica copied from another place of its own, instead of having them shipped. */
+  readonly copied: number;
   readonly passes: number;
   /** Where the sides differed (at first, if they were synchronized); the caller closes it. */
   readonly ranges: RangeLog;

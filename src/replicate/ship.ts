@@ -10,6 +10,7 @@ import { type BlockRange, MiB } from "../base/units.ts";
 import { programOf } from "../digest/spec.ts";
 import { identifyMemory } from "../platform/block-file.ts";
 import { isZero } from "../platform/native-digest.ts";
+import type { ExtentRun } from "../volume/volume.ts";
 import { extentState, newInitialValue, type WindowVerdict } from "./compare-window.ts";
 import type { BadExtent, SynchronizeOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
@@ -82,6 +83,14 @@ export class Shipper {
     if (this.#failure) await this.settled();
     this.#job.signal?.throwIfAborted();
     await this.proveIfMany();
+  }
+
+  /** The replica copied an extent there: it is proved with what is shipped. */
+  copied(lba: number, encode: (initialValue: Buffer) => Buffer): void {
+    if (!this.#job.verify) return;
+    const values = encode(this.#initialValue).subarray(0, this.#job.width);
+    this.#unproved.push({ lba, extents: 1, values, initialValue: this.#initialValue });
+    this.#unprovedExtents++;
   }
 
   /** Keeps what waits to be proved within its bound. */
@@ -311,6 +320,9 @@ export class Shipper {
       isZero(data.subarray(i * extentBytes, Math.min((i + 1) * extentBytes, data.length))),
     );
     const proof = run.prove ? await this.#valuesOf(run, data) : undefined;
+    const { compress, digest } = this.#job;
+    const compressed = compress !== undefined && replica.traits.writesExtents === true;
+    const lists: ExtentRun[] = [];
     for (let i = 0; i < extents; ) {
       let end = i + 1;
       while (end < extents && zeros[end] === zeros[i]) end++;
@@ -319,9 +331,11 @@ export class Shipper {
       if (zeros[i]) {
         await replica.zero(lba, piece.length / blockBytes, { unmap: true }, signal);
         counters.zeroedExtents += end - i;
-      } else await replica.write(lba, [piece], {}, signal);
+      } else if (compressed) lists.push({ lba, blocks: piece.length / blockBytes, data: piece });
+      else await replica.write(lba, [piece], {}, signal);
       i = end;
     }
+    if (lists.length > 0) await replica.writeExtents!(lists, { digest, level: compress! }, signal);
     counters.shippedExtents += extents;
     counters.shippedBytes += data.length;
     if (proof) {

@@ -181,6 +181,8 @@ export interface VendorPage {
   readonly width16: boolean;
   /** 0 none, 1 in part, 2 valid. */
   readonly catalogueState: number;
+  /** FIND EXTENTS is there: extents are found by their identifiers, in the catalogue. */
+  readonly findExtents: boolean;
   /** What the catalogue is of: an index into the digests, log2 of blocks, log2 of the fan-out. */
   readonly catalogueDigest: number;
   readonly catalogueExtentSize: number;

@@ -29,6 +29,7 @@ export const vendorFunction = {
   compareDigests: 0x03,
   writeExtents: 0x04,
   copyExtents: 0x05,
+  findExtents: 0x06,
 } as const;
 
 /** SOURCE: where the device server may take the identifiers from. */
@@ -188,6 +189,7 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    findExtents: flag(62, 2),
     copyExtents: flag(62, 1),
     writeExtents: flag(62, 0),
     /** Index into the list of digests, log2 of the extent's blocks, log2 of the fan-out, and the level of the root. */

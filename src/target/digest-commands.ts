@@ -44,6 +44,7 @@ function catalogueOf(unit: LogicalUnit) {
       catalogueExtentSize: 0,
       catalogueFanOut: 0,
       catalogueRootLevel: 0,
+      findExtents: false,
     };
   return {
     catalogueState: 1,
@@ -51,6 +52,7 @@ function catalogueOf(unit: LogicalUnit) {
     catalogueExtentSize: Math.log2(catalogue.extentBlocks),
     catalogueFanOut: Math.log2(catalogue.fanOut),
     catalogueRootLevel: catalogue.rootLevel,
+    findExtents: unit.volume.traits.findsExtents ?? false,
   };
 }
 
@@ -152,7 +154,11 @@ function windowOf(
 const isResult = (value: DigestWindow | ScsiResult): value is ScsiResult => "status" in value;
 
 /** Head and values. @throws AgentError `medium_error` if there is no value at all */
-function answer(window: DigestWindow, values: Buffer, digests: Omit<DigestAnswer, "values">): Buffer {
+function answer(
+  window: Pick<DigestWindow, "lba" | "width">,
+  values: Buffer,
+  digests: Omit<DigestAnswer, "values">,
+): Buffer {
   const { extents, unreadable } = digests;
   if (unreadable && extents === 0) {
     throw new AgentError("medium_error", unreadable.reason, { lba: unreadable.lba });
@@ -214,17 +220,54 @@ function notAnswered(error: unknown): ScsiResult {
   return failedResult(error, "read");
 }
 
-/** What a SUBMIT asks for, and how long its result will be; or what is wrong with its list. */
-function submission(
+const nowhere = 0xffff_ffff_ffff_ffffn;
+
+/** FIND EXTENTS: where the catalogue has extents with these identifiers. */
+function found(
   unit: LogicalUnit,
-  list: Buffer,
-): { bytes: number; work: () => Promise<Buffer> } | ScsiResult {
+  fields: WindowFields & { readonly dataLength: number },
+  data: Buffer,
+): Submission | ScsiResult {
+  const { fields: place } = vendor.parameterListHeader;
+  const { catalogue } = unit.volume.traits;
+  const digest = offeredDigests[fields.digest];
+  if (!unit.volume.traits.findsExtents || !catalogue) return invalidParameter(place.function.byte);
+  if (digest?.text !== catalogue.digest) return invalidParameter(place.digest.byte);
+  if (2 ** fields.extentSize !== catalogue.extentBlocks) return invalidParameter(place.extentSize.byte);
+  if (fields.level !== 0) return invalidParameter(place.level.byte);
+  const count = fields.numberOfExtents;
+  if (count > extentsMax) return invalidParameter(place.numberOfExtents.byte);
+  if (fields.dataLength !== count * digest.identifierBytes) return invalidParameter(place.dataLength.byte);
+  if (fields.logicalBlockAddress !== 0n) return invalidParameter(place.logicalBlockAddress.byte);
+  const wanted = Buffer.from(data);
+  return {
+    bytes: 8 * count,
+    work: async () => {
+      const places = await unit.volume.findExtents(wanted);
+      const values = Buffer.alloc(8 * count);
+      places.forEach((lba, i) => {
+        values.writeBigUInt64BE(lba === undefined ? nowhere : BigInt(lba), 8 * i);
+      });
+      return answer({ lba: 0, width: 8 }, values, { extents: count, unreadable: undefined });
+    },
+  };
+}
+
+interface Submission {
+  /** Of the values that will answer it. */
+  readonly bytes: number;
+  readonly work: () => Promise<Buffer>;
+}
+
+/** What a SUBMIT asks for, and how long its result will be; or what is wrong with its list. */
+function submission(unit: LogicalUnit, list: Buffer): Submission | ScsiResult {
   const layout = vendor.parameterListHeader;
   const reserved = layout.reservedBitSet(list);
   if (reserved) return invalidParameter(reserved.byte, reserved.bit);
   const fields = layout.decode(list);
   const data = list.subarray(layout.bytes);
   if (fields.dataLength !== data.length) return invalidParameter(layout.fields.dataLength.byte);
+  if (fields.function === vendor.vendorFunction.findExtents) return found(unit, fields, data);
   // The list is the transport's buffer: what outlives the command is copied.
   const window = windowOf(unit, fields, Buffer.from(fields.initialValue), layout.fields, invalidParameter);
   if (isResult(window)) return window;

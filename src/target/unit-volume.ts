@@ -107,6 +107,10 @@ export class UnitVolume implements Volume {
     return this.#volume.compareDigests(window, values, signal);
   }
 
+  async findExtents(wanted: Buffer, signal?: AbortSignal): Promise<(number | undefined)[]> {
+    return (await this.#volume.findExtents?.(wanted, signal)) ?? [];
+  }
+
   changeMark(): Promise<string | undefined> {
     return this.#volume.changeMark();
   }

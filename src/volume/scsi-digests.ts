@@ -151,6 +151,27 @@ export class ScsiDigests {
     return receiveOutcome.value.dataIn;
   }
 
+  /** FIND EXTENTS, of what the catalogue is of: `wanted` holds `count` identifiers. */
+  async find(
+    window: Pick<DigestWindow, "extentBlocks" | "digest">,
+    wanted: Buffer,
+    signal?: AbortSignal,
+  ): Promise<(number | undefined)[]> {
+    const count = wanted.length / window.digest.identifierBytes;
+    const asked: DigestWindow = {
+      ...window,
+      lba: 0,
+      extents: count,
+      initialValue: Buffer.alloc(16),
+      width: 8,
+      fresh: false,
+    };
+    const bytes = answerHeader.bytes + 8 * count;
+    const reply = await this.#exchange(asked, vendorFunction.findExtents, [wanted], bytes, signal);
+    const { extents, data } = this.#check(asked, reply, 8);
+    return Array.from({ length: extents }, (_, i) => checkedNumber(data.readBigUInt64BE(8 * i)));
+  }
+
   #violation(what: string): AgentError {
     return new AgentError("protocol_error", `${this.#name} answered a digest command wrongly: ${what}`);
   }

@@ -5,7 +5,7 @@
 // have dropped from the unit's cache are not reported as flushed: flush() then throws `not_proved`.
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
-import type { DigestSpec } from "../digest/spec.ts";
+import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import { sameVolumeKey } from "../platform/local-volumes.ts";
 import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
@@ -120,6 +120,7 @@ export class ScsiVolume implements Volume {
         : windowsInFlightMax,
       writesExtents: this.#extents?.writes ?? false,
       copiesExtents: this.#extents?.copies ?? false,
+      findsExtents: catalogue !== undefined && (page?.findExtents ?? false),
     };
     const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
     if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
@@ -248,6 +249,19 @@ export class ScsiVolume implements Volume {
     if (!this.#extents?.writes) throw this.#unable("WRITE EXTENTS");
     this.#unflushedSince ??= this.#epoch;
     return this.#extents.write(runs, options, signal);
+  }
+
+  async findExtents(wanted: Buffer, signal?: AbortSignal): Promise<(number | undefined)[]> {
+    const { catalogue } = this.traits;
+    if (!this.#digests || !catalogue || !this.traits.findsExtents) return [];
+    const digest = parseDigestSpec(catalogue.digest);
+    const step = digest.identifierBytes * Math.max(1, Math.min(4096, this.traits.windowExtentsMax));
+    const places: (number | undefined)[] = [];
+    for (let at = 0; at < wanted.length; at += step) {
+      const some = wanted.subarray(at, at + step);
+      places.push(...(await this.#digests.find({ ...catalogue, digest }, some, signal)));
+    }
+    return places;
   }
 
   async copyExtents(

@@ -55,6 +55,8 @@ export interface VolumeTraits {
   /** writeExtents() is there and its peer has it, and likewise copyExtents(); absent: no. */
   readonly writesExtents?: boolean;
   readonly copiesExtents?: boolean;
+  /** findExtents() is there, for what the catalogue is of. */
+  readonly findsExtents?: boolean;
 }
 
 export interface ReadOptions {
@@ -171,6 +173,12 @@ export interface Volume extends AsyncDisposable {
     options: WriteExtentsOptions,
     signal?: AbortSignal,
   ): Promise<number>;
+
+  /**
+   * Where extents with these identifiers may lie, by the catalogue: the LBA of one for each, or undefined. `wanted` holds
+   * `identifierBytes` each. What was found may have been overwritten since: a copy of it has to be proved.
+   */
+  findExtents?(wanted: Buffer, signal?: AbortSignal): Promise<(number | undefined)[]>;
 
   /**
    * Copies runs within the volume, in their order, where its host has what their identifiers say: one flag for each

@@ -186,4 +186,58 @@ describe("two volumes with catalogues", () => {
       expect((await readFile(folder.file("replica.img"))).equals(source!)).toBe(true);
     }
   });
+
+  test("data that moved is copied by the replica itself, and next to nothing is shipped", async () => {
+    await using folder = await WorkFolder.make();
+    const extent = 65_536;
+    const count = 500;
+    const old = bytesOf(randomOf(8), count * extent);
+    old.fill(0, 100 * extent, 140 * extent);
+    const at = (i: number) => old.subarray(i * extent, (i + 1) * extent);
+    // Everything moves up by seven extents, two change places, one is there twice, three are new.
+    const places = Array.from({ length: count }, (_, i) => at((i + count - 7) % count));
+    [places[300], places[301]] = [at(301), at(300)];
+    places[20] = at(400);
+    const fresh = bytesOf(randomOf(9), 3 * extent);
+    for (const i of [0, 1, 2]) places[200 + i] = fresh.subarray(i * extent, (i + 1) * extent);
+    const moved = Buffer.concat(places);
+    await writeFile(folder.file("source.img"), moved);
+    for (const more of [
+      [],
+      ["--verify"],
+      ["--backup-dir", folder.file("before")],
+      ["--no-moved"],
+      ["--compress"],
+    ]) {
+      await writeFile(folder.file("replica.img"), old);
+      await using replica = await serve([
+        "--lun",
+        `${folder.file("replica.img")},catalogue`,
+        "--state-dir",
+        folder.file(`state-${more.join("")}`.replaceAll("/", "_")),
+      ]);
+      const compared = (await lunsync(["compare", folder.file("source.img"), replica.url, "--json"])).json();
+      for (let wait = 0; wait < 6; wait++) await new Promise((resolve) => setTimeout(resolve, 500)); // it is known now
+      const sync = ["sync", folder.file("source.img"), replica.url, "--json", ...more];
+      const { stdout, status } = await lunsync(sync);
+      const report = JSON.parse(stdout);
+      expect([status, report.verdict]).toEqual([0, "equal"]);
+      expect((await readFile(folder.file("replica.img"))).equals(moved)).toBe(true);
+      const { differing } = compared.extents;
+      if (more[0] === "--no-moved") {
+        expect(report.copied).toBe(0);
+        expect(report.shipped.extents).toBe(differing);
+        continue;
+      }
+      expect(report.copied + report.shipped.extents).toBe(differing);
+      // The new ones, zeros, and one for each circle.
+      expect(report.shipped.extents - report.shipped.zeroed).toBeLessThan(15);
+      expect(report.bytes.sent).toBeLessThan(1.5 * MiB);
+      if (more[0] === "--verify") expect(report.proved).toBe(differing);
+      if (more[0] === "--backup-dir") {
+        expect((await lunsync(["undo", report.backup, replica.url])).status).toBe(0);
+        expect((await readFile(folder.file("replica.img"))).equals(old)).toBe(true);
+      }
+    }
+  });
 });

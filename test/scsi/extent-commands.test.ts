@@ -70,6 +70,7 @@ test("page DBh announces both in bytes that were reserved, which a page of befor
     width8: false,
     width16: false,
     catalogueState: 0,
+    findExtents: false,
     catalogueDigest: 0,
     catalogueExtentSize: 0,
     catalogueFanOut: 0,

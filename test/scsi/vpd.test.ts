@@ -183,6 +183,7 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   width8: fc.boolean(),
   width16: fc.boolean(),
   catalogueState: fc.nat(3),
+  findExtents: fc.boolean(),
   catalogueDigest: fc.nat(255),
   catalogueExtentSize: fc.nat(255),
   catalogueFanOut: fc.nat(7),

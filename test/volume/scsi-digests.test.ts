@@ -17,6 +17,7 @@ const page: VendorPage = {
   width8: true,
   width16: true,
   catalogueState: 0,
+  findExtents: false,
   catalogueDigest: 0,
   catalogueExtentSize: 0,
   catalogueFanOut: 0,
