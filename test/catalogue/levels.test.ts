@@ -12,7 +12,7 @@ import { systemClock } from "../../src/platform/clock.ts";
 import { systemRandom } from "../../src/platform/random.ts";
 import { decodeVendorPage } from "../../src/scsi/inquiry-data.ts";
 import { inquiry } from "../../src/scsi/spc-commands.ts";
-import { encodeDigests32 } from "../../src/scsi/vendor-commands.ts";
+import { encodeDigests32, parameterListHeader, receive32, submit32 } from "../../src/scsi/vendor-commands.ts";
 import { DeviceServer } from "../../src/target/device-server.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
@@ -61,13 +61,13 @@ async function under(known = true) {
   const nexus = nexusOf(1);
   server.nexusBegan(nexus);
   unit.takeAttention(nexus);
-  const execute = (cdb: Buffer) =>
+  const execute = (cdb: Buffer, dataOut: Buffer[] = []) =>
     server.execute({
       nexus,
       lun: 0n,
       cdb,
-      dataOut: [],
-      dataOutBytesAnnounced: 0,
+      dataOut,
+      dataOutBytesAnnounced: Buffer.concat(dataOut).length,
       dataInBytesMax: 1 << 20,
       signal: new AbortController().signal,
     });
@@ -158,6 +158,52 @@ describe("levels above 0", () => {
       if (operation === "read" || operation === "digest") throw new Error("it was read");
     };
     expect(reported(await execute(asked({ ...only, numberOfExtents: 70 })))).toBe(0);
+  });
+});
+
+describe("FIND EXTENTS", () => {
+  const list = (identifiers: Buffer[], fields: Parameters<typeof parameterListHeader.encode>[0] = {}) => {
+    const data = Buffer.concat(identifiers);
+    const head = parameterListHeader.encode({
+      function: 6,
+      digest: 2,
+      extentSize: 7,
+      numberOfExtents: identifiers.length,
+      dataLength: data.length,
+      ...fields,
+    });
+    return Buffer.concat([head, data]);
+  };
+
+  test("tells where the catalogue has what is wanted, and nothing of what it does not know", async () => {
+    const { execute, leaves, volume } = await under();
+    const known = leaves();
+    await volume.write(66 * 128, [Buffer.alloc(512, 1)]); // the second region is not believed any more
+    const wanted = [known[63]!, Buffer.alloc(32, 9), known[0]!, known[66]!, known[63]!];
+    const bytes = list(wanted);
+    const submit = submit32.encode({ listIdentifier: 1, parameterListLength: bytes.length });
+    expect(reported(await execute(submit, [bytes]))).toBe(0);
+    const answer = dataOf(await execute(receive32.encode({ listIdentifier: 1, allocationLength: 4096 })));
+    const places = Array.from({ length: 5 }, (_, i) => answer.readBigInt64BE(32 + 8 * i));
+    expect(places).toEqual([63n * 128n, -1n, 0n, -1n, 63n * 128n]);
+  });
+
+  test("of other digests, extents, levels, places, lengths is refused with a pointer to the field", async () => {
+    const { execute } = await under();
+    const one = [Buffer.alloc(32)];
+    for (const [fields, byte] of [
+      [{ digest: 0 }, 2],
+      [{ extentSize: 6 }, 4],
+      [{ level: 1 }, 5],
+      [{ numberOfExtents: 2 }, 12],
+      [{ logicalBlockAddress: 128n }, 16],
+      [{ function: 7 }, 1],
+    ] as const) {
+      const bytes = list(one, fields);
+      const submit = submit32.encode({ listIdentifier: 1, parameterListLength: bytes.length });
+      const { sense } = await execute(submit, [bytes]);
+      expect(sense).toMatchObject({ key: 5, asc: 0x26, fieldPointer: { cdb: false, byte } });
+    }
   });
 });
 
