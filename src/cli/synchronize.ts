@@ -18,6 +18,8 @@ import { openPair } from "./pair.ts";
 import { showProgress } from "./progress.ts";
 import { type ReportContext, statusOf, writeJson, writeText } from "./report.ts";
 
+const narrowBytesDefault = 4096;
+
 interface CompareOptions {
   readonly mode: Mode;
   readonly digest: DigestSpec;
@@ -33,6 +35,7 @@ interface SyncOptions extends CompareOptions {
   readonly verify?: boolean;
   readonly backupDir?: string;
   readonly compress?: number | true;
+  readonly narrow?: number | true;
   readonly moved?: boolean;
 }
 
@@ -94,6 +97,11 @@ export function addSync(program: Command): void {
       "--compress [LEVEL]",
       "compress what is shipped with zstd, level 1 to 3 (default 1), where the replica takes it",
       parseCompression,
+    )
+    .option(
+      "--narrow [BYTES]",
+      "compare what differs again in pieces of so many bytes (default 4K), and ship those that differ",
+      parseExtent,
     )
     .option("--no-moved", "ship also what the replica could copy from another place of its own")
     .option(
@@ -206,6 +214,7 @@ async function run(
             beforeImages,
             shipMoved: options.moved === false,
             compress: options.compress === true ? 1 : options.compress,
+            narrowBytes: options.narrow === true ? narrowBytesDefault : options.narrow,
           })
         : await compare(job);
     } finally {

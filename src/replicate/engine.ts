@@ -11,6 +11,7 @@ import { compareWindow, extentState, type WindowVerdict } from "./compare-window
 import { commonCatalogue, descend } from "./descend.ts";
 import type { BadExtent, JobOptions, Outcome, SynchronizeOptions } from "./job.ts";
 import { canMove, Mover } from "./moves.ts";
+import { narrowed } from "./narrow.ts";
 import {
   checkDigest,
   checkPair,
@@ -128,10 +129,21 @@ class Run {
       this.#badExtents++;
       if (this.#bad.length < badKeptMax) this.#bad.push(bad);
     };
-    const shipper = this.#shipping && new Shipper(this.#shipping, extentBlocks, counters.pass, onBad);
+    const pieces = this.#pieces(extentBlocks);
+    const shipper =
+      this.#shipping &&
+      new Shipper({ ...this.#shipping, extentBytes: pieces.bytes }, pieces.blocks, counters.pass, onBad);
+    const ship = async (verdict: WindowVerdict) => {
+      if (pieces.blocks === extentBlocks) return shipper?.ship(verdict);
+      const { source: ours, replica: theirs } = this.#job;
+      const most = windowExtents([ours, theirs], pieces.blocks);
+      return shipper?.ship(await narrowed(this.#job, verdict, extentBlocks, pieces.blocks, most, onBad));
+    };
     const mover =
       shipper && this.#shipping && !this.#shipping.shipMoved && canMove(this.#shipping)
-        ? new Mover(this.#shipping, extentBlocks, counters.pass, (...copied) => shipper.copied(...copied))
+        ? new Mover(this.#shipping, extentBlocks, counters.pass, (lba, encode) =>
+            shipper.copied(lba, extentBlocks, encode),
+          )
         : undefined;
     const markBefore = await source.changeMark();
     if (markBefore === undefined) this.#changesNoticed = false;
@@ -139,7 +151,7 @@ class Run {
     const depth = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
     try {
       const verdicts = orderedPipeline(windows, depth, async (window) => {
-        if (shipper && (await this.#isBlank(window, extentBlocks))) {
+        if (shipper && pieces.blocks === extentBlocks && (await this.#isBlank(window, extentBlocks))) {
           return { verdict: await shipper.shipBlank(window), shipped: true };
         }
         return { verdict: await compareWindow(this.#job, extentBlocks, window), shipped: false };
@@ -147,15 +159,24 @@ class Run {
       for await (const { verdict, shipped } of verdicts) {
         await this.#take(verdict, extentBlocks, onBad, shipper !== undefined);
         if (shipped) await shipper?.proveIfMany();
-        else for (const each of (await mover?.take(verdict)) ?? [verdict]) await shipper?.ship(each);
+        else for (const each of (await mover?.take(verdict)) ?? [verdict]) await ship(each);
       }
-      for (const each of (await mover?.rest()) ?? []) await shipper?.ship(each);
+      for (const each of (await mover?.rest()) ?? []) await ship(each);
       const certain = (await shipper?.prove()) ?? true;
       this.#job.signal?.throwIfAborted();
       return { changed: (await source.changeMark()) !== markBefore, uncertain: !certain };
     } finally {
       await shipper?.settled().catch(() => {}); // its failure is on its way already
     }
+  }
+
+  /** In what extents that differ are shipped. */
+  #pieces(extentBlocks: number): { bytes: number; blocks: number } {
+    const { extentBytes, source } = this.#job;
+    const bytes = Math.min(this.#shipping?.narrowBytes ?? extentBytes, extentBytes);
+    const blocks = bytes / source.geometry.blockBytes;
+    // An extent is a power of two, and so is a piece: one goes into the other, if it has a block at least.
+    return Number.isInteger(blocks) ? { bytes, blocks } : { bytes: extentBytes, blocks: extentBlocks };
   }
 
   /** What has to be compared: all of it, or what the digest trees do not prove equal. */

@@ -57,6 +57,8 @@ export interface SynchronizeOptions extends JobOptions {
   readonly beforeImages?: BeforeImages | undefined;
   /** Ships what the replica may have at another place, too. */
   readonly shipMoved?: boolean;
+  /** Extents that differ are narrowed to pieces of so many bytes before they are shipped; whole if absent. */
+  readonly narrowBytes?: number | undefined;
   /** Level of compression of what is shipped, 1 to 3, where the replica takes it; none if absent. */
   readonly compress?: number | undefined;
 }

@@ -22,6 +22,7 @@ const proveExtents = 16_384;
 
 interface Shipped {
   readonly lba: number;
+  readonly extentBlocks: number;
   readonly extents: number;
   /** job.width bytes each, encoded with the initial value. */
   readonly values: Buffer;
@@ -86,10 +87,10 @@ export class Shipper {
   }
 
   /** The replica copied an extent there: it is proved with what is shipped. */
-  copied(lba: number, encode: (initialValue: Buffer) => Buffer): void {
+  copied(lba: number, extentBlocks: number, encode: (initialValue: Buffer) => Buffer): void {
     if (!this.#job.verify) return;
     const values = encode(this.#initialValue).subarray(0, this.#job.width);
-    this.#unproved.push({ lba, extents: 1, values, initialValue: this.#initialValue });
+    this.#unproved.push({ lba, extentBlocks, extents: 1, values, initialValue: this.#initialValue });
     this.#unprovedExtents++;
   }
 
@@ -120,7 +121,9 @@ export class Shipper {
         lba = data.lba - ((data.lba - window.lba) % this.#extentBlocks);
         dataEnd = data.lba + data.blocks;
       }
-      const run = { lba, blocks: Math.min(step, end - lba) };
+      // No further than the data: behind it are holes, which are zeros here and there.
+      const extents = Math.ceil((dataEnd - lba) / this.#extentBlocks);
+      const run = { lba, blocks: Math.min(step, extents * this.#extentBlocks, end - lba) };
       const release = await this.#memory.acquire(run.blocks * blockBytes);
       const { promise, resolve } = Promise.withResolvers<void>();
       reads.push(promise);
@@ -229,8 +232,7 @@ export class Shipper {
 
   async #proveOne(shipped: Shipped): Promise<boolean> {
     const { replica, digest, width, counters, signal } = this.#job;
-    const extentBlocks = this.#extentBlocks;
-    const { lba, extents, values, initialValue } = shipped;
+    const { lba, extentBlocks, extents, values, initialValue } = shipped;
     const answer = await replica.encodeDigests(
       { lba, extentBlocks, extents, digest, initialValue, width, fresh: true },
       signal,
@@ -358,6 +360,7 @@ export class Shipper {
       width,
       initialValue,
     });
-    return { lba: run.lba, extents: result.count, values: result.values, initialValue };
+    const extentBlocks = this.#extentBlocks;
+    return { lba: run.lba, extentBlocks, extents: result.count, values: result.values, initialValue };
   }
 }

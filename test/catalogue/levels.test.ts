@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { Catalogue } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
-import type { Storage } from "../../src/catalogue/page-store.ts";
 import { scrub } from "../../src/catalogue/scrub.ts";
 import { TreeShape } from "../../src/catalogue/shape.ts";
 import { encodeIdentifier, encodingBlock } from "../../src/digest/encoding.ts";
@@ -16,6 +15,7 @@ import { encodeDigests32, parameterListHeader, receive32, submit32 } from "../..
 import { DeviceServer } from "../../src/target/device-server.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
+import { memoryStorage } from "../support/memory-storage.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
 import { dataOf, nexusOf, reported } from "../support/unit.ts";
 
@@ -23,16 +23,6 @@ const digest = parseDigestSpec("sha256");
 const extentBlocks = 128;
 const extentBytes = 512 * extentBlocks;
 const sha256 = (data: Buffer) => createHash("sha256").update(data).digest();
-
-function memoryStorage(bytes: number): Storage {
-  const file = Buffer.alloc(bytes);
-  return {
-    read: async (offset, buffer) => void file.copy(buffer, 0, offset, offset + buffer.length),
-    write: async (offset, pieces) => void Buffer.concat([...pieces]).copy(file, offset),
-    flush: async () => {},
-    close: () => {},
-  };
-}
 
 /** 70 extents of random data, with a unit in front; all of it known if `known`. */
 async function under(known = true) {

@@ -181,7 +181,7 @@ export class Simulation {
   #catalogue!: Catalogue;
   #underWay = new Set<Promise<unknown>>();
   #failure: unknown;
-  readonly counts = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0, rotten: 0 };
+  readonly counts = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0 };
 
   constructor(seed: number) {
     this.#random = randomOf(seed);

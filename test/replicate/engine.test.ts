@@ -47,6 +47,10 @@ function pairOf(random: () => number): Pair {
   return { source, replica, job };
 }
 
+/** Sometimes what differs is narrowed to blocks. */
+const narrowing = (random: () => number, { source }: JobOptions) =>
+  random() < 0.3 ? { narrowBytes: source.geometry.blockBytes } : {};
+
 async function rangesOf(outcome: Outcome): Promise<{ lba: number; blocks: number }[]> {
   const ranges = [];
   for await (const range of outcome.ranges) ranges.push(range);
@@ -130,7 +134,7 @@ test("blocks that can't be read or written are named, and all the rest is done",
     expect(compared.extents.compared).toBe(compared.extents.total - blind.size);
     if (blind.size > 0) expect(compared.verdict).toBe("incomplete");
 
-    const outcome = await synchronize({ ...job, verify: random() < 0.5 });
+    const outcome = await synchronize({ ...job, ...narrowing(random, job), verify: random() < 0.5 });
     const named = new Set(outcome.bad.map((bad) => extentOf(job, bad.lba)));
     for (const extent of wrongExtents(pair)) expect(named).toContain(extent);
     for (const extent of named) expect(broken).toContain(extent);
@@ -150,7 +154,7 @@ test("a source that is written to is never reported as equal to what it was not"
       const offset = below(random, source.cache.length);
       source.change(offset, bytesOf(random, Math.min(700, source.cache.length - offset)));
     };
-    const outcome = await synchronize({ ...job, verify: random() < 0.3 });
+    const outcome = await synchronize({ ...job, ...narrowing(random, job), verify: random() < 0.3 });
     if (outcome.verdict === "equal") expect(wrongExtents(pair)).toEqual([]);
     else expect(outcome.verdict).toBe("changed");
   }));
@@ -164,7 +168,7 @@ test("a replica that is reset and loses its cache is not believed", () =>
     replica.before = () => {
       if (due.has(operations++)) replica.reset(() => random() < 0.5);
     };
-    const outcome = await synchronize({ ...job, verify: random() < 0.5 });
+    const outcome = await synchronize({ ...job, ...narrowing(random, job), verify: random() < 0.5 });
     if (outcome.verdict === "equal") expect(wrongExtents(pair)).toEqual([]);
     else expect(outcome.verdict).toBe("incomplete");
   }));
@@ -183,7 +187,12 @@ test("a full disk or an interruption ends it; what was shipped is kept, and it g
         if (left-- === 0) controller.abort(new AgentError("interrupted", "stopped"));
       };
     }
-    const outcome = await synchronize({ ...job, verify: random() < 0.5, signal: controller.signal });
+    const outcome = await synchronize({
+      ...job,
+      ...narrowing(random, job),
+      verify: random() < 0.5,
+      signal: controller.signal,
+    });
     const wrong = wrongExtents(pair);
     for (const extent of wrong) expect(wrongBefore).toContain(extent);
     if (outcome.verdict === "equal") expect(wrong).toEqual([]);
