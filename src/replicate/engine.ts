@@ -148,7 +148,9 @@ class Run {
     const markBefore = await source.changeMark();
     if (markBefore === undefined) this.#changesNoticed = false;
     const windows = this.#windows(extentBlocks);
-    const depth = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
+    const inFlight = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
+    // What the trees leave is small windows far apart: their round trips go side by side.
+    const depth = commonCatalogue(this.#job) ? 4 * inFlight : inFlight;
     try {
       const verdicts = orderedPipeline(windows, depth, async (window) => {
         if (shipper && pieces.blocks === extentBlocks && (await this.#isBlank(window, extentBlocks))) {
