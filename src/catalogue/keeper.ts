@@ -292,6 +292,15 @@ export class CatalogueKeeper implements AsyncDisposable {
     await this.#storage.write((this.#header.sequence % 2) * headerBytes, [encodeHeader(this.#header)]);
   }
 
+  /** Lets go at once, as a crash does: what was not on the medium is not put there. */
+  async abandon(): Promise<void> {
+    this.#stopped = true;
+    this.#stopping.abort();
+    this.#timer?.cancel();
+    await this.#work;
+    this.#storage.close();
+  }
+
   /** Everything that is known is on the medium, and how the volume is now; the volume itself stays open. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#stopped) return;

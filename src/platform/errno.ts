@@ -1,7 +1,12 @@
 // Errors of the operating system, by their names.
 import { constants } from "node:os";
 
-const names = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
+/** Where a number has two names (EAGAIN is EWOULDBLOCK), the first one counts. */
+const names = new Map(
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, number]) => [number, name]),
+);
 
 const words: Record<string, string> = {
   EIO: "input/output error",

@@ -5,6 +5,16 @@ import { expect, test } from "vitest";
 import { BlockFile } from "../../src/platform/block-file.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 
+test("a file that somebody has locked is told as such", async () => {
+  await using folder = await WorkFolder.make();
+  await writeFile(folder.file("a"), Buffer.alloc(512));
+  await using _ = await BlockFile.open(folder.file("a"), true);
+  await expect(BlockFile.open(folder.file("a"), true)).rejects.toMatchObject({
+    code: "EAGAIN",
+    message: "locked by another process (EAGAIN)",
+  });
+});
+
 test("close() leaves what was asked for to end; what is asked for afterwards is refused", async () => {
   await using folder = await WorkFolder.make();
   const content = randomBytes(65536);
