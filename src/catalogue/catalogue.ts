@@ -31,6 +31,8 @@ interface Region {
   /** Of the last write. */
   tick: number;
   touchedMs: number;
+  /** Extents that hold something else than when the region was believed last, or may. */
+  readonly changed: Uint8Array;
   /** Of its extents: what is known of it and not on the medium is there. */
   readonly page: Page;
 }
@@ -64,6 +66,8 @@ export class Catalogue {
   #marking = false;
   #tick = 0;
   #zeroIdentifiers: readonly Buffer[] = [];
+  /** Told, by region, of extents that have changed, before that is believed. */
+  onChanged: ((changes: ReadonlyMap<number, readonly number[]>) => Promise<void>) | undefined;
   /** Once set, nothing is believed and nothing is kept. */
   #lost: Error | undefined;
 
@@ -228,6 +232,7 @@ export class Catalogue {
       active: 0,
       tick: this.#tick,
       touchedMs: this.#clock.monotonicMs(),
+      changed: new Uint8Array(fanOut).fill(known ? 0 : 1),
       page,
     };
     if (!known) region.stamps.fill(++this.#tick, 0, this.shape.nodesIn(0, number));
@@ -406,7 +411,9 @@ export class Catalogue {
         const stamp = region.stamps[index]!;
         if (stamp === 0 || stamp !== stamps[extent - first] || page.isSuspect(index)) continue;
         const at = (extent - first) * identifierBytes;
-        page.setIdentifier(index, learnt.identifiers.subarray(at, at + identifierBytes));
+        const identifier = learnt.identifiers.subarray(at, at + identifierBytes);
+        if (!page.identifier(index).equals(identifier)) region.changed[index] = 1;
+        page.setIdentifier(index, identifier);
         region.stamps[index] = 0;
       }
     }
@@ -458,6 +465,7 @@ export class Catalogue {
         if (page.stored || count < fanOut || !this.#isZeroRegion(identifier)) this.#store.changed(page);
         return identifier;
       });
+      await this.#tellOfChanges(numbers.filter((_, i) => identifiers[i] !== undefined));
       await this.#store.write();
       await this.#store.flush();
       const parents = new Set<number>();
@@ -479,6 +487,29 @@ export class Catalogue {
       await this.#store.write();
     } finally {
       leave();
+    }
+  }
+
+  /** Before what has changed is believed, whoever keeps histories has it on his medium. */
+  async #tellOfChanges(numbers: readonly number[]): Promise<void> {
+    const changes = new Map<number, number[]>();
+    for (const number of numbers) {
+      const { changed } = this.#regions.get(number)!;
+      const count = this.shape.nodesIn(0, number);
+      const indexes = Array.from({ length: count }, (_, index) => index).filter((index) => changed[index]);
+      if (indexes.length > 0) changes.set(number, indexes);
+    }
+    if (changes.size > 0) await this.onChanged?.(changes);
+  }
+
+  /** Regions that are not believed, in order: found from the root. */
+  async *doubtful(level = this.shape.rootLevel, number = 0): AsyncGenerator<number> {
+    const page = await this.#store.page(level, number);
+    for (let index = 0; index < this.shape.nodesIn(level, number); index++) {
+      if (page.isValid(index)) continue;
+      const node = number * fanOut + index;
+      if (level === 1) yield node;
+      else yield* this.doubtful(level - 1, node);
     }
   }
 

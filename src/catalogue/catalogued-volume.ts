@@ -17,6 +17,7 @@ import {
   type DigestAnswer,
   type DigestWindow,
   differences,
+  type GenerationChanges,
   type Geometry,
   type IdentifierWindow,
   type ReadOptions,
@@ -27,19 +28,26 @@ import {
   type WriteOptions,
 } from "../volume/volume.ts";
 import { type Catalogue, extentKnowledge, regionsOfWriteMax, type Ticket } from "./catalogue.ts";
+import type { Histories } from "./history.ts";
 import { fanOut } from "./shape.ts";
+
+/** More than so many ranges are not worth naming. */
+const rangesMax = 65_536;
 
 export interface CataloguedOptions {
   readonly extentBlocks: number;
   readonly random: Random;
   /** Throws the catalogue away, so that nobody believes it later. @throws if that can't be done */
   readonly discard: () => Promise<void>;
+  /** What has changed since generations that peers have, too. */
+  readonly histories?: Histories | undefined;
   readonly log: (level: "info" | "warning" | "error", message: string) => void;
 }
 
 export class CataloguedVolume implements Volume {
   readonly catalogue: Catalogue;
   readonly volume: Volume;
+  readonly histories: Histories | undefined;
   readonly #options: CataloguedOptions;
   #discarding: Promise<void> | undefined;
 
@@ -47,6 +55,8 @@ export class CataloguedVolume implements Volume {
     this.volume = volume;
     this.catalogue = catalogue;
     this.#options = options;
+    this.histories = options.histories;
+    catalogue.onChanged = this.histories && ((changes) => this.histories!.changed(changes));
   }
 
   get name(): string {
@@ -62,7 +72,13 @@ export class CataloguedVolume implements Volume {
   }
 
   get traits(): VolumeTraits {
-    return { ...this.volume.traits, catalogue: this.offer, findsExtents: this.offer !== undefined };
+    const catalogue = this.offer;
+    return {
+      ...this.volume.traits,
+      catalogue,
+      findsExtents: catalogue !== undefined,
+      keepsHistories: catalogue !== undefined && this.histories !== undefined,
+    };
   }
 
   get traffic(): Volume["traffic"] {
@@ -154,6 +170,60 @@ export class CataloguedVolume implements Volume {
   async findExtents(wanted: Buffer): Promise<(number | undefined)[]> {
     const places = await this.catalogue.find(wanted);
     return places.map((extent) => (extent === undefined ? undefined : extent * this.extentBlocks));
+  }
+
+  // --- histories ---
+
+  async changesSince(pair: Buffer): Promise<GenerationChanges | undefined> {
+    const { catalogue, histories } = this;
+    const name = pair.toString("hex");
+    const generation = histories?.generation(name);
+    if (!histories || generation === undefined || catalogue.lost) return undefined;
+    const extents = catalogue.shape.nodes[0]!;
+    const changed: { first: number; count: number }[] = [];
+    const add = (first: number, count: number) => {
+      const last = changed.at(-1);
+      if (last && last.first + last.count >= first)
+        changed[changed.length - 1] = {
+          first: last.first,
+          count: Math.max(last.count, first + count - last.first),
+        };
+      else changed.push({ first, count });
+    };
+    // Both come in order.
+    const doubtful = catalogue.doubtful();
+    let next = await doubtful.next();
+    const addDoubtful = async (upTo: number) => {
+      for (; !next.done && next.value <= upTo; next = await doubtful.next())
+        add(next.value * fanOut, catalogue.shape.nodesIn(0, next.value));
+    };
+    for await (const { region, indexes } of histories.since(name)) {
+      await addDoubtful(region);
+      for (const index of indexes) add(region * fanOut + index, 1); // within its region, if that is in doubt
+      if (changed.length > rangesMax) return undefined;
+    }
+    await addDoubtful(Number.POSITIVE_INFINITY);
+    if (changed.length > rangesMax || catalogue.lost) return undefined;
+    const unchanged = between(changed, extents);
+    return {
+      generation: Buffer.from(generation, "hex"),
+      ...(unchanged.length < changed.length
+        ? { names: "unchanged", ranges: unchanged }
+        : { names: "changed", ranges: changed }),
+    };
+  }
+
+  async beginGeneration(pair: Buffer): Promise<void> {
+    await this.#histories().begin(pair.toString("hex"), () => this.catalogue.doubtful());
+  }
+
+  async commitGeneration(pair: Buffer, generation: Buffer): Promise<void> {
+    await this.#histories().commit(pair.toString("hex"), generation.toString("hex"));
+  }
+
+  #histories(): Histories {
+    if (this.histories && !this.catalogue.lost) return this.histories;
+    throw new AgentError("internal", `${this.name} keeps no histories`);
   }
 
   changeMark(): Promise<string | undefined> {
@@ -343,6 +413,20 @@ export class CataloguedVolume implements Volume {
     const whole = encodeIdentifiers(identifiers, identifierBytes, this.#blocksOfValues(window, step), false);
     return { values: narrowed(whole, window.width), extents: window.extents, unreadable: undefined };
   }
+}
+
+/** What lies between ranges, of `total`. */
+function between(
+  ranges: readonly { first: number; count: number }[],
+  total: number,
+): { first: number; count: number }[] {
+  const rest: { first: number; count: number }[] = [];
+  let at = 0;
+  for (const { first, count } of [...ranges, { first: total, count: 0 }]) {
+    if (first > at) rest.push({ first: at, count: first - at });
+    at = first + count;
+  }
+  return rest;
 }
 
 /** Values of 16 bytes cut to their first `width`. */

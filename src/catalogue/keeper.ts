@@ -17,6 +17,8 @@ import type { Volume } from "../volume/volume.ts";
 import { Catalogue } from "./catalogue.ts";
 import { CataloguedVolume } from "./catalogued-volume.ts";
 import { encodeHeader, type Header, newestHeader } from "./header.ts";
+import { Histories } from "./history.ts";
+import { historyFolder } from "./history-folder.ts";
 import type { Storage } from "./page-store.ts";
 import { type ScrubOptions, type ScrubProgress, scrub } from "./scrub.ts";
 import { fanOut, headerBytes, TreeShape } from "./shape.ts";
@@ -119,6 +121,12 @@ export class CatalogueKeeper implements AsyncDisposable {
         file = await BlockFile.open(path, true);
         log(isNew ? "info" : "warning", `the catalogue of "${volume.name}" begins anew: ${why}`);
       }
+      // Before the header can be believed: those of another life of the catalogue are gone by then.
+      const histories = await Histories.open(
+        historyFolder(path.replace(/\.catalogue$/, ".histories")),
+        extents,
+        why !== undefined,
+      );
       const header: Header = {
         ...expected,
         sequence: (found?.sequence ?? 0) + 1,
@@ -135,6 +143,7 @@ export class CatalogueKeeper implements AsyncDisposable {
       const catalogued = new CataloguedVolume(volume, catalogue, {
         extentBlocks,
         random: options.random,
+        histories,
         log,
         discard: () => removeFile(path),
       });
@@ -298,6 +307,7 @@ export class CatalogueKeeper implements AsyncDisposable {
     this.#stopping.abort();
     this.#timer?.cancel();
     await this.#work;
+    this.volume.histories?.close();
     this.#storage.close();
   }
 
@@ -327,6 +337,7 @@ export class CatalogueKeeper implements AsyncDisposable {
         `the catalogue of "${this.volume.name}" was not closed: ${messageOf(error)}`,
       );
     } finally {
+      this.volume.histories?.close();
       this.#storage.close();
     }
   }

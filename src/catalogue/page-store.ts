@@ -27,7 +27,10 @@ export class PageStore {
   readonly #writing = new Map<number, Page>();
   readonly #loading = new Map<number, Promise<Page>>();
 
-  constructor(shape: TreeShape, storage: Storage) {
+  readonly #decode: typeof Page.decode;
+
+  constructor(shape: TreeShape, storage: Storage, decode = Page.decode) {
+    this.#decode = decode;
     this.shape = shape;
     this.#storage = storage;
   }
@@ -89,7 +92,7 @@ export class PageStore {
   async #load(key: number, level: number, number: number): Promise<Page> {
     const bytes = Buffer.alloc(this.shape.pageBytes);
     await this.#storage.read(key, bytes);
-    const page = Page.decode(this.shape, level, number, bytes);
+    const page = this.#decode(this.shape, level, number, bytes);
     this.#keep(key, page);
     return page;
   }

@@ -4,7 +4,7 @@
 // written – decode to a page in which nothing is valid.
 //
 // Format (docs/formats/catalogue.md): CRC-32C of all that follows, level, number, valid bits, suspect bits, identifiers.
-import { crc32c } from "../platform/native-digest.ts";
+import { crc32c, isZero } from "../platform/native-digest.ts";
 import { fanOut, pageHeaderBytes, type TreeShape } from "./shape.ts";
 
 export class Page {
@@ -48,6 +48,16 @@ export class Page {
     return right
       ? new Page(bytes, level, number, shape.identifierBytes, true)
       : Page.blank(shape, level, number);
+  }
+
+  /**
+   * Likewise for a page of a set of changes: what was never written has none, and in what is damaged everything has changed.
+   */
+  static decodeChanges(shape: TreeShape, level: number, number: number, bytes: Buffer): Page {
+    const page = Page.decode(shape, level, number, bytes);
+    if (page.stored || isZero(bytes)) return page;
+    for (let index = 0; index < fanOut; index++) page.setValid(index, true);
+    return page;
   }
 
   /** The bytes for the file: a copy. */

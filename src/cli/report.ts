@@ -64,6 +64,7 @@ export async function writeJson(outcome: Outcome, context: ReportContext): Promi
       shipped: outcome.shipped,
       proved: outcome.proved,
       copied: outcome.copied,
+      history: outcome.history ?? null,
       backup: backup ?? null,
     }),
     bytes: outcome.bytes,

@@ -3,7 +3,7 @@
 // Guarantees: when a call resolves, file and directory entry are on the medium; a replaced file is the old or the new
 // one at every instant. Errors are Node's, with their codes.
 import { existsSync } from "node:fs";
-import { mkdir, open, readFile, rename, rm, truncate } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, truncate } from "node:fs/promises";
 import { dirname } from "node:path";
 
 async function syncFolder(path: string): Promise<void> {
@@ -40,6 +40,22 @@ export async function replaceFile(path: string, text: string): Promise<void> {
 export async function emptyFile(path: string, bytes: number): Promise<void> {
   await truncate(path, 0);
   await makeFile(path, bytes);
+}
+
+/** The names in a folder; none where there is no folder. */
+export async function filesIn(path: string): Promise<string[]> {
+  try {
+    return await readdir(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+}
+
+/** Gives a file another name in its folder. */
+export async function renameFile(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  await syncFolder(to);
 }
 
 /** Also where there is none. */

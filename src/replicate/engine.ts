@@ -9,6 +9,7 @@ import type { Volume } from "../volume/volume.ts";
 import { volumeBytes } from "../volume/volume.ts";
 import { compareWindow, extentState, type WindowVerdict } from "./compare-window.ts";
 import { commonCatalogue, descend } from "./descend.ts";
+import { Generations } from "./generations.ts";
 import type { BadExtent, JobOptions, Outcome, SynchronizeOptions } from "./job.ts";
 import { canMove, Mover } from "./moves.ts";
 import { narrowed } from "./narrow.ts";
@@ -53,6 +54,8 @@ class Run {
   #badExtents = 0;
   #differing = 0;
   #changesNoticed = true;
+  #generations: Generations | undefined;
+  #committed = false;
 
   constructor(job: JobOptions, shipping: SynchronizeOptions | undefined) {
     this.#job = job;
@@ -71,6 +74,7 @@ class Run {
     let failure: unknown;
     let last: PassResult = { changed: false, uncertain: false };
     try {
+      if (this.#shipping) this.#generations = await Generations.begin(this.#shipping);
       for (counters.pass = 1; ; counters.pass++) {
         last = await this.#pass(extentBlocks);
         const again = this.#shipping !== undefined && (last.changed || last.uncertain);
@@ -81,6 +85,8 @@ class Run {
             : "Not all that was shipped is certain to be there: comparing once more",
         );
       }
+      if (this.#verdict(last, undefined) === "equal")
+        this.#committed = (await this.#generations?.commit()) ?? false;
     } catch (error) {
       failure = error;
       if (this.#shipping) await replica.flush().catch(() => {}); // what was shipped is kept if that can be done
@@ -97,6 +103,10 @@ class Run {
       },
       proved: counters.provedExtents,
       copied: counters.copiedExtents,
+      history: this.#generations && {
+        used: this.#generations.changed !== undefined,
+        committed: this.#committed,
+      },
       passes: Math.min(counters.pass, passesMax),
       ranges: this.#ranges,
       bad: this.#bad,
@@ -147,7 +157,7 @@ class Run {
         : undefined;
     const markBefore = await source.changeMark();
     if (markBefore === undefined) this.#changesNoticed = false;
-    const windows = this.#windows(extentBlocks);
+    const windows = this.#windows(extentBlocks, counters.pass === 1 ? this.#generations : undefined);
     const inFlight = Math.max(2, Math.min(source.traits.windowsInFlight, replica.traits.windowsInFlight));
     // What the trees leave is small windows far apart: their round trips go side by side.
     const depth = commonCatalogue(this.#job) ? 4 * inFlight : inFlight;
@@ -182,14 +192,19 @@ class Run {
   }
 
   /** What has to be compared: all of it, or what the digest trees do not prove equal. */
-  #windows(extentBlocks: number): Iterable<PlannedWindow> | AsyncIterable<PlannedWindow> {
+  #windows(
+    extentBlocks: number,
+    generations: Generations | undefined,
+  ): Iterable<PlannedWindow> | AsyncIterable<PlannedWindow> {
     const { source, replica, counters } = this.#job;
     const extents = windowExtents([source, replica], extentBlocks);
     const catalogue = commonCatalogue(this.#job);
     if (!catalogue) return windowsOf(source.geometry.blocks, extentBlocks, extents);
-    return descend(this.#job, catalogue, extents, (passed) => {
-      counters.compared += passed;
-    });
+    const passed = (count: number) => {
+      counters.compared += count;
+    };
+    if (generations?.changed) return generations.windows(extents, passed);
+    return descend(this.#job, catalogue, extents, passed);
   }
 
   /**

@@ -84,6 +84,11 @@ export interface Outcome {
   readonly proved: number;
   /** Extents that the replica copied from another place of its own, instead of having them shipped. */
   readonly copied: number;
+  /**
+   * Whether what both sides have not changed since their generation in common was passed over, and whether they have a new
+   * one now; undefined if one side keeps no histories.
+   */
+  readonly history: { readonly used: boolean; readonly committed: boolean } | undefined;
   readonly passes: number;
   /** Where the sides differed (at first, if they were synchronized); the caller closes it. */
   readonly ranges: RangeLog;

@@ -183,6 +183,8 @@ export interface VendorPage {
   readonly catalogueState: number;
   /** FIND EXTENTS is there: extents are found by their identifiers, in the catalogue. */
   readonly findExtents: boolean;
+  /** BEGIN and COMMIT GENERATION, and CHANGES SINCE GENERATION are there. */
+  readonly histories: boolean;
   /** What the catalogue is of: an index into the digests, log2 of blocks, log2 of the fan-out. */
   readonly catalogueDigest: number;
   readonly catalogueExtentSize: number;

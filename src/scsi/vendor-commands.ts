@@ -30,6 +30,9 @@ export const vendorFunction = {
   writeExtents: 0x04,
   copyExtents: 0x05,
   findExtents: 0x06,
+  beginGeneration: 0x07,
+  commitGeneration: 0x08,
+  changesSince: 0x09,
 } as const;
 
 /** SOURCE: where the device server may take the identifiers from. */
@@ -189,6 +192,7 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    histories: flag(62, 3),
     findExtents: flag(62, 2),
     copyExtents: flag(62, 1),
     writeExtents: flag(62, 0),
@@ -208,4 +212,26 @@ export const digestEntryHeader = layout({
   source,
   bytes: 4,
   fields: { index: u8(0), textLength: u8(1), identifierBytes: u16(2) },
+});
+
+/** The head of the answer to CHANGES SINCE GENERATION; ranges follow it. */
+export const changesHeader = layout({
+  name: "changes since a generation",
+  source,
+  bytes: 24,
+  fields: {
+    /** There is a generation in common. */
+    known: flag(0, 0),
+    /** The ranges name what has not changed. */
+    unchanged: flag(0, 1),
+    numberOfRanges: u32(4),
+    generation: raw(8, 16),
+  },
+});
+
+export const changedRange = layout({
+  name: "range of extents",
+  source,
+  bytes: 12,
+  fields: { first: u64(0), count: u32(8) },
 });

@@ -10,7 +10,7 @@ import type { ValueWidth } from "../digest/encoding.ts";
 import { offeredDigests } from "../digest/spec.ts";
 import { encodeVendorPage } from "../scsi/inquiry-data.ts";
 import * as vendor from "../scsi/vendor-commands.ts";
-import type { DigestAnswer, DigestWindow } from "../volume/volume.ts";
+import type { DigestAnswer, DigestWindow, GenerationChanges } from "../volume/volume.ts";
 import { outOfRange, rangeIn } from "./block-commands.ts";
 import { type Call, type Command, command } from "./command-table.ts";
 import { listBytesMax, runsMax } from "./extent-list.ts";
@@ -45,6 +45,7 @@ function catalogueOf(unit: LogicalUnit) {
       catalogueFanOut: 0,
       catalogueRootLevel: 0,
       findExtents: false,
+      histories: false,
     };
   return {
     catalogueState: 1,
@@ -53,6 +54,7 @@ function catalogueOf(unit: LogicalUnit) {
     catalogueFanOut: Math.log2(catalogue.fanOut),
     catalogueRootLevel: catalogue.rootLevel,
     findExtents: unit.volume.traits.findsExtents ?? false,
+    histories: unit.volume.traits.keepsHistories ?? false,
   };
 }
 
@@ -253,6 +255,61 @@ function found(
   };
 }
 
+const pairBytes = 16;
+const generationBytes = 16;
+/** As long as all results of a nexus together may be. */
+const changesBytesMax = 1024 * 1024;
+
+const isOfHistories = (code: number) =>
+  code === vendor.vendorFunction.beginGeneration ||
+  code === vendor.vendorFunction.commitGeneration ||
+  code === vendor.vendorFunction.changesSince;
+
+/** BEGIN GENERATION, COMMIT GENERATION, CHANGES SINCE GENERATION. */
+function ofHistories(
+  unit: LogicalUnit,
+  fields: { readonly function: number; readonly dataLength: number },
+  data: Buffer,
+): Submission | ScsiResult {
+  const { fields: place } = vendor.parameterListHeader;
+  if (!unit.volume.traits.keepsHistories) return invalidParameter(place.function.byte);
+  const commits = fields.function === vendor.vendorFunction.commitGeneration;
+  if (fields.dataLength !== pairBytes + (commits ? generationBytes : 0))
+    return invalidParameter(place.dataLength.byte);
+  const pair = Buffer.from(data.subarray(0, pairBytes));
+  const generation = Buffer.from(data.subarray(pairBytes));
+  const done = (values: Buffer = nothing) =>
+    answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
+  switch (fields.function) {
+    case vendor.vendorFunction.beginGeneration:
+      return { bytes: 0, work: () => unit.volume.beginGeneration(pair).then(() => done()) };
+    case vendor.vendorFunction.commitGeneration:
+      return { bytes: 0, work: () => unit.volume.commitGeneration(pair, generation).then(() => done()) };
+    default:
+      return {
+        bytes: changesBytesMax,
+        work: () => unit.volume.changesSince(pair).then((changes) => done(changesOf(changes))),
+      };
+  }
+}
+
+/** What does not fit is no history: the volumes are compared. */
+function changesOf(changes: GenerationChanges | undefined): Buffer {
+  const { changesHeader, changedRange } = vendor;
+  const bytes = changesHeader.bytes + changedRange.bytes * (changes?.ranges.length ?? 0);
+  if (!changes || bytes > changesBytesMax) return changesHeader.encode({});
+  const head = changesHeader.encode({
+    known: true,
+    unchanged: changes.names === "unchanged",
+    numberOfRanges: changes.ranges.length,
+    generation: changes.generation,
+  });
+  const ranges = changes.ranges.map(({ first, count }) =>
+    changedRange.encode({ first: BigInt(first), count }),
+  );
+  return Buffer.concat([head, ...ranges]);
+}
+
 interface Submission {
   /** Of the values that will answer it. */
   readonly bytes: number;
@@ -268,6 +325,7 @@ function submission(unit: LogicalUnit, list: Buffer): Submission | ScsiResult {
   const data = list.subarray(layout.bytes);
   if (fields.dataLength !== data.length) return invalidParameter(layout.fields.dataLength.byte);
   if (fields.function === vendor.vendorFunction.findExtents) return found(unit, fields, data);
+  if (isOfHistories(fields.function)) return ofHistories(unit, fields, data);
   // The list is the transport's buffer: what outlives the command is copied.
   const window = windowOf(unit, fields, Buffer.from(fields.initialValue), layout.fields, invalidParameter);
   if (isResult(window)) return window;

@@ -7,6 +7,7 @@ import type {
   CompareAnswer,
   DigestAnswer,
   DigestWindow,
+  GenerationChanges,
   Geometry,
   ReadOptions,
   Volume,
@@ -105,6 +106,18 @@ export class UnitVolume implements Volume {
 
   compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
     return this.#volume.compareDigests(window, values, signal);
+  }
+
+  async changesSince(pair: Buffer, signal?: AbortSignal): Promise<GenerationChanges | undefined> {
+    return this.#volume.changesSince?.(pair, signal);
+  }
+
+  async beginGeneration(pair: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#volume.beginGeneration?.(pair, signal);
+  }
+
+  async commitGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#volume.commitGeneration?.(pair, generation, signal);
   }
 
   async findExtents(wanted: Buffer, signal?: AbortSignal): Promise<(number | undefined)[]> {

@@ -11,6 +11,8 @@ import type { ScsiCommand, ScsiOutcome } from "../scsi/command.ts";
 import type { VendorPage } from "../scsi/inquiry-data.ts";
 import {
   answerHeader,
+  changedRange,
+  changesHeader,
   encodeDigests32,
   identifierSource,
   parameterListHeader,
@@ -20,7 +22,7 @@ import {
   submit32,
   vendorFunction,
 } from "../scsi/vendor-commands.ts";
-import type { CompareAnswer, DigestAnswer, DigestWindow, Unreadable } from "./volume.ts";
+import type { CompareAnswer, DigestAnswer, DigestWindow, GenerationChanges, Unreadable } from "./volume.ts";
 
 export type Execute = (command: ScsiCommand, signal?: AbortSignal) => Promise<ScsiOutcome>;
 
@@ -31,6 +33,19 @@ interface CheckedAnswer {
   /** What follows the head. */
   readonly data: Buffer;
 }
+
+/** As long as a target's answer about changes may be. */
+const changesBytesMax = 1024 * 1024 + 64;
+
+const blank = (digest: DigestSpec): DigestWindow => ({
+  lba: 0,
+  extentBlocks: 1,
+  extents: 0,
+  digest,
+  initialValue: Buffer.alloc(16),
+  width: 8,
+  fresh: false,
+});
 
 function sourceOf({ fresh, catalogueOnly }: DigestWindow): number {
   if (fresh) return identifierSource.fresh;
@@ -170,6 +185,53 @@ export class ScsiDigests {
     const reply = await this.#exchange(asked, vendorFunction.findExtents, [wanted], bytes, signal);
     const { extents, data } = this.#check(asked, reply, 8);
     return Array.from({ length: extents }, (_, i) => checkedNumber(data.readBigUInt64BE(8 * i)));
+  }
+
+  /** BEGIN GENERATION; or COMMIT GENERATION, where one is given. */
+  async setGeneration(
+    digest: DigestSpec,
+    pair: Buffer,
+    generation?: Buffer,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const { beginGeneration, commitGeneration } = vendorFunction;
+    const func = generation ? commitGeneration : beginGeneration;
+    const data = generation ? [pair, generation] : [pair];
+    await this.#exchange(blank(digest), func, data, answerHeader.bytes, signal);
+  }
+
+  /** CHANGES SINCE GENERATION, of a unit of `extents` extents. */
+  async changes(
+    digest: DigestSpec,
+    pair: Buffer,
+    extents: number,
+    signal?: AbortSignal,
+  ): Promise<GenerationChanges | undefined> {
+    const reply = await this.#exchange(
+      blank(digest),
+      vendorFunction.changesSince,
+      [pair],
+      changesBytesMax,
+      signal,
+    );
+    try {
+      const head = changesHeader.decode(reply, answerHeader.bytes);
+      if (!head.known) return undefined;
+      const start = answerHeader.bytes + changesHeader.bytes;
+      const ranges: { first: number; count: number }[] = [];
+      let end = 0;
+      for (let i = 0; i < head.numberOfRanges; i++) {
+        const range = changedRange.decode(reply, start + i * changedRange.bytes);
+        const first = checkedNumber(range.first) ?? extents;
+        if (first < end || range.count === 0 || first + range.count > extents) throw new Error(`range ${i}`);
+        end = first + range.count;
+        ranges.push({ first, count: range.count });
+      }
+      const names = head.unchanged ? "unchanged" : "changed";
+      return { generation: Buffer.from(head.generation), names, ranges };
+    } catch (error) {
+      throw this.#violation(`changes since a generation: ${(error as Error).message}`);
+    }
   }
 
   #violation(what: string): AgentError {

@@ -33,6 +33,7 @@ import {
   differences,
   type ExtentCopy,
   type ExtentRun,
+  type GenerationChanges,
   type Geometry,
   type ReadOptions,
   type Unreadable,
@@ -120,6 +121,7 @@ export class ScsiVolume implements Volume {
         : windowsInFlightMax,
       writesExtents: this.#extents?.writes ?? false,
       copiesExtents: this.#extents?.copies ?? false,
+      keepsHistories: catalogue !== undefined && (page?.histories ?? false),
       findsExtents: catalogue !== undefined && (page?.findExtents ?? false),
     };
     const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
@@ -249,6 +251,25 @@ export class ScsiVolume implements Volume {
     if (!this.#extents?.writes) throw this.#unable("WRITE EXTENTS");
     this.#unflushedSince ??= this.#epoch;
     return this.#extents.write(runs, options, signal);
+  }
+
+  async changesSince(pair: Buffer, signal?: AbortSignal): Promise<GenerationChanges | undefined> {
+    const { catalogue, keepsHistories } = this.traits;
+    if (!this.#digests || !catalogue || !keepsHistories) return undefined;
+    const extents = Math.ceil(this.geometry.blocks / catalogue.extentBlocks);
+    return this.#digests.changes(parseDigestSpec(catalogue.digest), pair, extents, signal);
+  }
+
+  async beginGeneration(pair: Buffer, signal?: AbortSignal): Promise<void> {
+    const { catalogue } = this.traits;
+    if (catalogue)
+      await this.#digests?.setGeneration(parseDigestSpec(catalogue.digest), pair, undefined, signal);
+  }
+
+  async commitGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {
+    const { catalogue } = this.traits;
+    if (catalogue)
+      await this.#digests?.setGeneration(parseDigestSpec(catalogue.digest), pair, generation, signal);
   }
 
   async findExtents(wanted: Buffer, signal?: AbortSignal): Promise<(number | undefined)[]> {

@@ -57,6 +57,8 @@ export interface VolumeTraits {
   readonly copiesExtents?: boolean;
   /** findExtents() is there, for what the catalogue is of. */
   readonly findsExtents?: boolean;
+  /** changesSince(), beginGeneration() and commitGeneration() are there, for extents as the catalogue has them. */
+  readonly keepsHistories?: boolean;
 }
 
 export interface ReadOptions {
@@ -126,6 +128,14 @@ export interface WriteExtentsOptions {
   readonly level: number;
 }
 
+/** Ranges of extents in order: those that have changed, or those that have not, whichever are fewer. */
+export interface GenerationChanges {
+  /** 16 bytes. */
+  readonly generation: Buffer;
+  readonly names: "changed" | "unchanged";
+  readonly ranges: readonly { readonly first: number; readonly count: number }[];
+}
+
 /** Blocks that the volume may have already, in another place. */
 export interface ExtentCopy {
   readonly from: number;
@@ -173,6 +183,18 @@ export interface Volume extends AsyncDisposable {
     options: WriteExtentsOptions,
     signal?: AbortSignal,
   ): Promise<number>;
+
+  /**
+   * What has changed since the generation that a pair of volumes has in common, as far as this side knows; undefined if
+   * it knows of none. Nothing is read for it. `pair` has 16 bytes.
+   */
+  changesSince?(pair: Buffer, signal?: AbortSignal): Promise<GenerationChanges | undefined>;
+
+  /** Records changes for a new generation of the pair from here on; what is recorded already goes on. */
+  beginGeneration?(pair: Buffer, signal?: AbortSignal): Promise<void>;
+
+  /** What was begun is the pair's generation, of 16 bytes, from here on. */
+  commitGeneration?(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void>;
 
   /**
    * Where extents with these identifiers may lie, by the catalogue: the LBA of one for each, or undefined. `wanted` holds

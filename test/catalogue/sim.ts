@@ -5,9 +5,11 @@
 import { createHash } from "node:crypto";
 import { Catalogue, extentKnowledge } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
+import { Histories, type HistoryFolder } from "../../src/catalogue/history.ts";
 import type { Storage } from "../../src/catalogue/page-store.ts";
 import { fanOut, TreeShape } from "../../src/catalogue/shape.ts";
 import { parseDigestSpec } from "../../src/digest/spec.ts";
+import { changedRanges } from "../../src/replicate/generations.ts";
 import type { DigestAnswer, IdentifierWindow } from "../../src/volume/volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { FakeClock } from "../support/fake-clock.ts";
@@ -169,7 +171,46 @@ class SimVolume extends MemoryVolume {
   }
 }
 
+/** Files whose names change in one step; what is in them is lost and torn like any other. */
+class SimFolder {
+  #files = new Map<string, SimStorage>();
+
+  over(schedule: Schedule): HistoryFolder {
+    const over = (name: string) => this.#files.get(name)!.over(schedule);
+    return {
+      list: async () => [...this.#files.keys()],
+      create: async (name, bytes) => {
+        await schedule.pause();
+        this.#files.set(name, new SimStorage(bytes));
+        return over(name);
+      },
+      open: async (name) => over(name),
+      rename: async (from, to) => {
+        await schedule.pause();
+        this.#files.set(to, this.#files.get(from)!);
+        this.#files.delete(from);
+        await schedule.pause();
+      },
+      remove: async (name) => {
+        await schedule.pause();
+        this.#files.delete(name);
+      },
+    };
+  }
+
+  powerCut(random: Random): void {
+    for (const file of this.#files.values()) file.powerCut(random);
+  }
+}
+
+const pair = Buffer.alloc(16, 0xab);
+
 export class Simulation {
+  readonly #folder = new SimFolder();
+  /** What the volume held when a generation was begun, extent by extent: of the one that is begun, and of those committed. */
+  #begun: Buffer[] | undefined;
+  #busy = false;
+  readonly #generations = new Map<string, Buffer[]>();
   readonly #random: Random;
   readonly #extents: number;
   readonly #shape: TreeShape;
@@ -181,7 +222,7 @@ export class Simulation {
   #catalogue!: Catalogue;
   #underWay = new Set<Promise<unknown>>();
   #failure: unknown;
-  readonly counts = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0 };
+  readonly counts = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0, unchanged: 0 };
 
   constructor(seed: number) {
     this.#random = randomOf(seed);
@@ -193,10 +234,9 @@ export class Simulation {
     this.#volume.random = this.#random;
     this.#shape = new TreeShape(this.#extents, 32);
     this.#storage = new SimStorage(this.#shape.fileBytes);
-    this.#open();
   }
 
-  #open(): void {
+  async #open(): Promise<void> {
     this.#schedule = new Schedule(this.#random);
     this.#volume.schedule = this.#schedule;
     this.#catalogue = Catalogue.over(
@@ -206,15 +246,21 @@ export class Simulation {
       digest,
       this.#clock,
     );
+    // Nobody waits while a folder is only listed.
+    const opening = Histories.open(this.#folder.over(this.#schedule), this.#extents, false);
+    this.#go(opening);
+    await this.#calm();
     this.#catalogued = new CataloguedVolume(this.#volume, this.#catalogue, {
       extentBlocks,
       random: { bytes: (count) => bytesOf(this.#random, count) },
+      histories: await opening,
       discard: async () => {},
       log: () => {},
     });
   }
 
   async run(steps: number): Promise<void> {
+    await this.#open();
     for (let step = 0; step < steps; step++) {
       if (this.#failure) throw this.#failure;
       const what = this.#random();
@@ -223,7 +269,8 @@ export class Simulation {
       else if (what < 0.65) this.#go(this.#digestSome());
       else if (what < 0.8) this.#go(this.#believe());
       else if (what < 0.82) await this.#crash();
-      else if (what < 0.84) {
+      else if (what < 0.85) await this.#generation();
+      else if (what < 0.87) {
         await this.#calm();
         await this.#check();
       } else for (let i = 0; i < 10; i++) await this.#schedule.step();
@@ -270,25 +317,62 @@ export class Simulation {
     await this.#catalogue.believe(whole, () => this.#volume.flush());
   }
 
+  /** Begins one, or commits the one that was begun, while others go on writing. */
+  async #generation(): Promise<void> {
+    if (this.#busy) return;
+    if (this.#begun && this.#random() < 0.6) {
+      const generation = bytesOf(this.#random, 16);
+      this.#generations.set(generation.toString("hex"), this.#begun);
+      this.#begun = undefined;
+      this.#busy = true;
+      this.#go(this.#catalogued.commitGeneration(pair, generation).then(() => this.#freed()));
+      return;
+    }
+    this.#begun = undefined;
+    this.#busy = true;
+    this.#go(
+      this.#catalogued.beginGeneration(pair).then(() => {
+        // In this very moment: whatever is under way is in doubt, and counts as changed.
+        if (!this.#schedule.dead) this.#begun = this.#truth();
+        this.#freed();
+      }),
+    );
+  }
+
+  #freed(): void {
+    if (!this.#schedule.dead) this.#busy = false;
+  }
+
+  #truth(): Buffer[] {
+    const { cache } = this.#volume;
+    return Array.from({ length: this.#extents }, (_, i) =>
+      sha256(cache.subarray(i * extentBytes, Math.min((i + 1) * extentBytes, cache.length))),
+    );
+  }
+
   /** Of the process, or of the power: nothing of what was under way goes on. */
   async #crash(): Promise<void> {
     // Everybody has come to where he waits: nobody of this life does anything in the next.
-    for (let turns = 0; turns < 300; turns++) await Promise.resolve();
+    await new Promise((resolve) => setImmediate(resolve));
     this.counts.crashes++;
     this.#schedule.dead = true;
     this.#underWay = new Set();
     if (this.#random() < 0.7) {
       this.#volume.powerCut(this.#random);
       this.#storage.powerCut(this.#random);
+      this.#folder.powerCut(this.#random);
     }
-    this.#open();
+    this.#begun = undefined;
+    this.#busy = false;
+    await this.#open();
   }
 
   async #calm(): Promise<void> {
     while (this.#underWay.size > 0) {
       if (this.#failure) throw this.#failure;
       if (!(await this.#schedule.step()) && this.#underWay.size > 0) {
-        for (let turns = 0; turns < 200; turns++) await Promise.resolve();
+        // Until everybody who can has come to where he waits.
+        await new Promise((resolve) => setImmediate(resolve));
         if (!(await this.#schedule.step()) && this.#underWay.size > 0)
           throw new SimulationError("something waits for ever");
       }
@@ -301,14 +385,7 @@ export class Simulation {
       this.#go(work);
       return this.#calm().then(() => work);
     };
-    const truth = Array.from({ length: this.#extents }, (_, i) =>
-      sha256(
-        this.#volume.cache.subarray(
-          i * extentBytes,
-          Math.min((i + 1) * extentBytes, this.#volume.cache.length),
-        ),
-      ),
-    );
+    const truth = this.#truth();
     const { identifiers, knowledge } = await wait(this.#catalogue.look(0, this.#extents));
     for (let i = 0; i < this.#extents; i++) {
       if (knowledge[i] !== extentKnowledge.known) continue;
@@ -316,6 +393,19 @@ export class Simulation {
       if (!identifiers.subarray(32 * i, 32 * i + 32).equals(truth[i]!))
         throw new SimulationError(`extent ${i} is believed, and differs`);
     }
+    const since = await wait(this.#catalogued.changesSince(pair));
+    const before = since && this.#generations.get(since.generation.toString("hex"));
+    if (since && before) {
+      const changed = new Set<number>();
+      for (const { first, count } of changedRanges(since, this.#extents))
+        for (let extent = first; extent < first + count; extent++) changed.add(extent);
+      for (let i = 0; i < this.#extents; i++) {
+        if (changed.has(i)) continue;
+        this.counts.unchanged++;
+        if (!before[i]!.equals(truth[i]!))
+          throw new SimulationError(`extent ${i} is said to be unchanged, and has changed`);
+      }
+    } else if (since) throw new SimulationError("a generation that nobody committed");
     let children = truth;
     for (let level = 1; level <= this.#shape.rootLevel; level++) {
       const nodes = Array.from({ length: this.#shape.nodes[level]! }, (_, i) =>

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { Simulation } from "./sim.ts";
 
 test("no entry that is believed is wrong, whatever is written, digested and cut off", async () => {
-  const sum = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0 };
+  const sum = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0, unchanged: 0 };
   for (let seed = 1; seed <= 1500; seed++) {
     const simulation = new Simulation(seed);
     await simulation.run(120).catch((error) => {
@@ -14,5 +14,6 @@ test("no entry that is believed is wrong, whatever is written, digested and cut 
   // It did look at something.
   expect(sum.known).toBeGreaterThan(50_000);
   expect(sum.nodes).toBeGreaterThan(1000);
+  expect(sum.unchanged).toBeGreaterThan(1000);
   expect(sum.crashes).toBeGreaterThan(1000);
 });

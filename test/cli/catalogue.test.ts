@@ -245,4 +245,72 @@ describe("two volumes with catalogues", () => {
       }
     }
   });
+
+  test("that were synchronized remember it: the next run looks only at what either has changed since", async () => {
+    await using folder = await WorkFolder.make();
+    await writeFile(folder.file("source.img"), volumeOf(randomOf(10), volumeBytes));
+    await writeFile(folder.file("replica.img"), Buffer.alloc(volumeBytes));
+    const sync = async ({ source, replica }: Pair) => {
+      const { stdout } = await lunsync(["sync", source.url, replica.url, "--json"]);
+      return JSON.parse(stdout);
+    };
+    const same = async () =>
+      (await readFile(folder.file("source.img"))).equals(await readFile(folder.file("replica.img")));
+    const random = randomOf(11);
+    {
+      await using pair = await servePair(folder);
+      expect((await sync(pair)).history).toEqual({ used: false, committed: true });
+      expect(await settledCost(pair)).toBeLessThan(400);
+      // What was shipped counts as changed since; from the next run on nothing does.
+      const second = await sync(pair);
+      expect([second.verdict, second.history, second.shipped.extents]).toEqual([
+        "equal",
+        { used: true, committed: true },
+        0,
+      ]);
+      const third = await sync(pair);
+      expect(third.history).toEqual({ used: true, committed: true });
+      expect(third.bytes.sent + third.bytes.received).toBeLessThan(3000);
+      await pair.source.end();
+      await pair.replica.end();
+    }
+    {
+      // Over a restart; and whoever writes to the replica is found out as well.
+      await using pair = await servePair(folder);
+      await using ours = await writer(pair.source);
+      await using theirs = await writer(pair.replica);
+      await write(ours, 128 * 100, bytesOf(random, 4096));
+      await write(theirs, 128 * 300, bytesOf(random, 4096));
+      const found = await sync(pair);
+      expect([found.verdict, found.history, found.shipped.extents]).toEqual([
+        "equal",
+        { used: true, committed: true },
+        2,
+      ]);
+      expect(found.ranges).toEqual([
+        { lba: 128 * 100, blocks: 128 },
+        { lba: 128 * 300, blocks: 128 },
+      ]);
+      expect(await same()).toBe(true);
+      await write(ours, 128 * 5, bytesOf(random, 4096));
+      await pair.source.end("SIGKILL");
+      await pair.replica.end("SIGKILL");
+    }
+    {
+      await using pair = await servePair(folder);
+      const found = await sync(pair);
+      expect([found.verdict, found.history.used, found.shipped.extents]).toEqual(["equal", true, 1]);
+      expect(await same()).toBe(true);
+      // The other way round is another pair: its first run compares.
+      const back = await sync({ ...pair, source: pair.replica, replica: pair.source });
+      expect([back.verdict, back.history]).toEqual(["equal", { used: false, committed: true }]);
+      await pair.replica.end();
+    }
+    // A replica that was put back to an older state, or is another volume, has no generation in common.
+    await writeFile(folder.file("replica.img"), volumeOf(randomOf(10), volumeBytes));
+    await using pair = await servePair(folder, ["--listen", "127.0.0.1:0"]);
+    const found = await sync(pair);
+    expect([found.verdict, found.history.used]).toEqual(["equal", false]);
+    expect(await same()).toBe(true);
+  });
 });

@@ -71,6 +71,7 @@ test("page DBh announces both in bytes that were reserved, which a page of befor
     width16: false,
     catalogueState: 0,
     findExtents: false,
+    histories: false,
     catalogueDigest: 0,
     catalogueExtentSize: 0,
     catalogueFanOut: 0,

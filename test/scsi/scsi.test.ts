@@ -197,6 +197,7 @@ test("the vendor page: there and back, and any bytes are a page or undefined", (
     width16: false,
     catalogueState: 2,
     findExtents: false,
+    histories: false,
     catalogueDigest: 0,
     catalogueExtentSize: 0,
     catalogueFanOut: 0,

@@ -184,6 +184,7 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   width16: fc.boolean(),
   catalogueState: fc.nat(3),
   findExtents: fc.boolean(),
+  histories: fc.boolean(),
   catalogueDigest: fc.nat(255),
   catalogueExtentSize: fc.nat(255),
   catalogueFanOut: fc.nat(7),

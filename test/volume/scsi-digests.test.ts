@@ -18,6 +18,7 @@ const page: VendorPage = {
   width16: true,
   catalogueState: 0,
   findExtents: false,
+  histories: false,
   catalogueDigest: 0,
   catalogueExtentSize: 0,
   catalogueFanOut: 0,
