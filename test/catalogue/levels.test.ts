@@ -197,6 +197,20 @@ describe("FIND EXTENTS", () => {
   });
 });
 
+test("without histories, their functions are refused; with a catalogue alone", async () => {
+  const { execute } = await under();
+  for (const code of [7, 8, 9]) {
+    const data = Buffer.alloc(code === 8 ? 32 : 16);
+    const bytes = Buffer.concat([
+      parameterListHeader.encode({ function: code, dataLength: data.length }),
+      data,
+    ]);
+    const submit = submit32.encode({ listIdentifier: 1, parameterListLength: bytes.length });
+    const { sense } = await execute(submit, [bytes]);
+    expect(sense).toMatchObject({ key: 5, asc: 0x26, fieldPointer: { byte: 1 } });
+  }
+});
+
 describe("a scrub", () => {
   const run = async (volume: CataloguedVolume) => {
     const found: string[] = [];

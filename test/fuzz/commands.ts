@@ -136,18 +136,22 @@ function extendedCopyList(random: Random, { blocks, blockBytes, designators }: S
 function submitList(random: Random): Buffer {
   const extentSize = below(random, 6);
   const extents = below(random, 20);
-  const func = 1 + below(random, 3);
+  const func = oneOf(random, [1, 1, 2, 3, 6, 7, 8, 9, 10]);
   const wide = chance(random, 0.3);
-  const values = func === 1 ? Buffer.alloc(0) : bytesOf(random, extents * (wide ? 16 : 8));
+  // Functions of histories have a pair, of which there are few, and a generation.
+  const pair = Buffer.alloc(func === 8 ? 32 : 16, below(random, 3));
+  const bytes = func === 6 ? 32 : wide ? 16 : 8;
+  const values = func === 1 ? Buffer.alloc(0) : func >= 7 ? pair : bytesOf(random, extents * bytes);
   const head = vendor.parameterListHeader.encode({
     function: func,
-    digest: below(random, 6),
+    digest: func === 6 ? 2 : below(random, 6),
     source: chance(random, 0.8) ? 0 : below(random, 4),
     width: wide,
     extentSize,
     numberOfExtents: extents,
     dataLength: values.length,
-    logicalBlockAddress: BigInt(below(random, 8) << extentSize),
+    level: chance(random, 0.2) ? below(random, 4) : 0,
+    logicalBlockAddress: func === 6 ? 0n : BigInt(below(random, 8) << extentSize),
     initialValue: bytesOf(random, 16),
   });
   return Buffer.concat([head, values]);

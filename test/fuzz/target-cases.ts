@@ -4,12 +4,20 @@
 // somebody else goes on undisturbed, rules that are kept are answered by the rules, no fault is logged, memory is
 // bounded, and nobody gets in without the secret.
 import { readFile } from "node:fs/promises";
+import { Catalogue } from "../../src/catalogue/catalogue.ts";
+import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
+import { TreeShape } from "../../src/catalogue/shape.ts";
+import { parseDigestSpec } from "../../src/digest/spec.ts";
 import type { Pdu } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { encodeText, type TextPairs } from "../../src/iscsi/text.ts";
+import { systemClock } from "../../src/platform/clock.ts";
+import { systemRandom } from "../../src/platform/random.ts";
 import { read10 } from "../../src/scsi/sbc-commands.ts";
 import { AccessPolicy, parseInitiatorRule } from "../../src/target/access.ts";
+import type { Volume } from "../../src/volume/volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
+import { memoryHistories, memoryStorage } from "../support/memory-storage.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
 import { TestTarget, targetName } from "../support/target.ts";
 import { CheckedSession, demand, type SessionLimits } from "./checked-session.ts";
@@ -28,6 +36,25 @@ const names = {
   wild: "iqn.2026-11.com.example:wild",
 };
 const luns = { canary: [1], orderly: [2, 3], wild: [0, 4] };
+
+/** Catalogues of extents of eight blocks, and histories, in memory. */
+async function catalogued(volume: Volume): Promise<Volume> {
+  const extentBlocks = 8;
+  const extents = blocks / extentBlocks;
+  const digest = parseDigestSpec("sha256");
+  const storage = memoryStorage(new TreeShape(extents, digest.identifierBytes).fileBytes);
+  const catalogue = Catalogue.over(storage, extents, extentBlocks * blockBytes, digest, systemClock);
+  const made = new CataloguedVolume(volume, catalogue, {
+    extentBlocks,
+    random: systemRandom,
+    histories: await memoryHistories(extents),
+    discard: async () => {},
+    log: () => {},
+  });
+  await made.digest(0, extents);
+  await catalogue.believe(catalogue.ready(0).whole, () => made.flush());
+  return made;
+}
 
 export class FuzzedTarget implements AsyncDisposable {
   readonly target: TestTarget;
@@ -59,6 +86,7 @@ export class FuzzedTarget implements AsyncDisposable {
     );
     const target = await TestTarget.serving([plain(), canaries, plain(), plain(), plain()], {
       access: new AccessPolicy(rules),
+      wrap: async (volume, lun) => (lun === 2 || lun === 4 ? catalogued(volume) : volume),
     });
     const guarded = await TestTarget.serving([canaries], {
       chap: {

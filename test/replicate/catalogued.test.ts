@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
 import { Catalogue } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
+import type { Histories } from "../../src/catalogue/history.ts";
 import { TreeShape } from "../../src/catalogue/shape.ts";
 import { parseDigestSpec } from "../../src/digest/spec.ts";
 import { systemClock } from "../../src/platform/clock.ts";
@@ -11,7 +12,7 @@ import { compare, synchronize } from "../../src/replicate/engine.ts";
 import { Counters, type JobOptions, modes } from "../../src/replicate/job.ts";
 import type { ExtentCopy } from "../../src/volume/volume.ts";
 import { below, bytesOf, differingRanges, oneOf, randomOf, stale, volumeOf } from "../support/data.ts";
-import { memoryStorage } from "../support/memory-storage.ts";
+import { memoryHistories, memoryStorage } from "../support/memory-storage.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
 
 const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 600);
@@ -24,16 +25,28 @@ const sha256 = (data: Buffer) => createHash("sha256").update(data).digest();
 /** A volume with a catalogue, which can copy within itself, as a target of ours does. */
 class Catalogued extends CataloguedVolume {
   readonly memory: MemoryVolume;
+  readonly #uuid: string;
   /** Copies that its host refuses, as one that finds something else there. */
   refuses: (copy: ExtentCopy) => boolean = () => false;
 
-  constructor(name: string, data: Buffer) {
+  constructor(name: string, data: Buffer, histories?: Histories) {
     const memory = new MemoryVolume(name, data, blockBytes, { windowExtentsMax: 40 });
     const extents = Math.ceil(data.length / extentBytes);
     const storage = memoryStorage(new TreeShape(extents, 32).fileBytes);
     const catalogue = Catalogue.over(storage, extents, extentBytes, digest, systemClock);
-    super(memory, catalogue, { extentBlocks, random: systemRandom, discard: async () => {}, log: () => {} });
+    super(memory, catalogue, {
+      extentBlocks,
+      random: systemRandom,
+      histories,
+      discard: async () => {},
+      log: () => {},
+    });
+    this.#uuid = name;
     this.memory = memory;
+  }
+
+  override get identity() {
+    return { ...this.memory.identity, uuid: this.#uuid };
   }
 
   override get traits() {
@@ -161,4 +174,55 @@ test("sync makes them equal on the medium, by copies and pieces, and the catalog
     }
   });
   expect(copied).toBeGreaterThan(5000);
+});
+
+test("run after run, histories pass over only what neither side has changed", async () => {
+  let used = 0;
+  let passedOver = 0;
+  await forSeeds(async (random) => {
+    const bytes = blockBytes * (1 + below(random, oneOf(random, [200, 1200])));
+    const extents = Math.ceil(bytes / extentBytes);
+    const data = volumeOf(random, bytes);
+    const source = new Catalogued("source", data, await memoryHistories(extents));
+    const replica = new Catalogued("replica", stale(random, data, 3), await memoryHistories(extents));
+    for (let round = 0; round < 4; round++) {
+      const job: JobOptions = {
+        source,
+        replica,
+        mode: "encode",
+        digest,
+        extentBytes,
+        width: 8,
+        fresh: false,
+        clock: systemClock,
+        random: systemRandom,
+        counters: new Counters(),
+      };
+      // Sometimes somebody writes to the source in the middle of it: the next run has to find that.
+      const during = random() < 0.3 ? below(random, 4) : -1;
+      let writes = 0;
+      source.memory.before = (operation) => {
+        if (operation !== "read" || writes++ !== during) return;
+        void source.write(below(random, bytes / blockBytes), [bytesOf(random, blockBytes)]);
+      };
+      const outcome = await synchronize({ ...job, verify: random() < 0.2 });
+      source.memory.before = () => {};
+      if (during < 0) {
+        expect(outcome.verdict).toBe("equal");
+        expect(replica.memory.cache.equals(source.memory.cache)).toBe(true);
+      }
+      if (outcome.history?.used) used++;
+      if (outcome.history?.used && outcome.extents.differing < 5) passedOver++;
+      for (const side of [source, replica]) {
+        if (random() < 0.8) await side.know(random);
+        for (let times = below(random, 3); times > 0; times--) {
+          const lba = below(random, bytes / blockBytes);
+          await side.write(lba, [bytesOf(random, blockBytes)]);
+        }
+        if (random() < 0.5) await side.know(random);
+      }
+    }
+  });
+  expect(used).toBeGreaterThan(500);
+  expect(passedOver).toBeGreaterThan(100);
 });

@@ -1,4 +1,5 @@
-// A file in memory for a catalogue.
+// Files in memory for a catalogue and its histories.
+import { Histories } from "../../src/catalogue/history.ts";
 import type { Storage } from "../../src/catalogue/page-store.ts";
 
 export function memoryStorage(bytes: number): Storage {
@@ -9,4 +10,24 @@ export function memoryStorage(bytes: number): Storage {
     flush: async () => {},
     close: () => {},
   };
+}
+
+/** Histories in memory. */
+export function memoryHistories(extents: number): Promise<Histories> {
+  const files = new Map<string, Storage>();
+  return Histories.open(
+    {
+      list: async () => [],
+      create: async (name, bytes) => {
+        const storage = memoryStorage(bytes);
+        files.set(name, storage);
+        return storage;
+      },
+      open: async (name) => files.get(name)!,
+      rename: async () => {},
+      remove: async () => {},
+    },
+    extents,
+    false,
+  );
 }

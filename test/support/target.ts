@@ -9,6 +9,7 @@ import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import type { ChapPolicy } from "../../src/target/login.ts";
 import { IscsiTarget } from "../../src/target/target.ts";
 import { FileVolume } from "../../src/volume/file-volume.ts";
+import type { Volume } from "../../src/volume/volume.ts";
 import { WorkFolder } from "./lunsync.ts";
 
 export const targetName = "iqn.2026-11.com.example:test";
@@ -40,7 +41,13 @@ export class TestTarget implements AsyncDisposable {
   /** One LUN for each of `contents`; `readonly` lists those that refuse writes. */
   static async serving(
     contents: readonly Buffer[],
-    options: { chap?: ChapPolicy; access?: AccessPolicy; readonly?: readonly number[]; clock?: Clock } = {},
+    options: {
+      chap?: ChapPolicy;
+      access?: AccessPolicy;
+      readonly?: readonly number[];
+      clock?: Clock;
+      wrap?: (volume: Volume, lun: number) => Promise<Volume>;
+    } = {},
   ): Promise<TestTarget> {
     const clock = options.clock ?? systemClock;
     const folder = await WorkFolder.make();
@@ -51,8 +58,9 @@ export class TestTarget implements AsyncDisposable {
       await writeFile(file, content);
       files.push(file);
       const readonly = options.readonly?.includes(lun) ?? false;
-      const volume = await FileVolume.open(file, { writable: !readonly });
-      units.push(new LogicalUnit(lun, volume, { readonly, uuid: volume.identity.uuid!, clock }));
+      const opened = await FileVolume.open(file, { writable: !readonly });
+      const volume = (await options.wrap?.(opened, lun)) ?? opened;
+      units.push(new LogicalUnit(lun, volume, { readonly, uuid: opened.identity.uuid!, clock }));
     }
     const log: string[] = [];
     const target = new IscsiTarget({
