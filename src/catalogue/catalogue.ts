@@ -12,37 +12,11 @@ import { type DigestSpec, identifierOf } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Page } from "./page.ts";
 import { PageStore, type Storage } from "./page-store.ts";
-import { fanOut, TreeShape } from "./shape.ts";
+import { isKnown, type Region, Regions, type Ticket } from "./regions.ts";
+import { fanOut, regionOf, TreeShape } from "./shape.ts";
 
-/** More than all writes under way may touch. */
-const regionsMax = 8192;
 /** Regions that are searched before others have their turn. */
 const findYieldRegions = 256;
-/** The most regions that one write may touch: whoever writes more does it in steps. */
-export const regionsOfWriteMax = 256;
-
-/** What is known of a region that is not believed on the medium. */
-interface Region {
-  readonly number: number;
-  /** For each extent 0 where it is known, or when it was written to last, in ticks. */
-  readonly stamps: Float64Array;
-  /** Writes under way. */
-  active: number;
-  /** Of the last write. */
-  tick: number;
-  touchedMs: number;
-  /** Extents that hold something else than when the region was believed last, or may. */
-  readonly changed: Uint8Array;
-  /** Of its extents: what is known of it and not on the medium is there. */
-  readonly page: Page;
-}
-
-/** A write that has begun. */
-export interface Ticket {
-  readonly first: number;
-  readonly last: number;
-}
-
 export const extentKnowledge = { unknown: 0, known: 1, suspect: 2 } as const;
 
 export interface Lookup {
@@ -58,13 +32,13 @@ export class Catalogue {
   readonly shape: TreeShape;
   readonly digest: DigestSpec;
   readonly #store: PageStore;
-  readonly #clock: Clock;
   /** One at a time changes nodes above the extents. */
   readonly #turn = new Semaphore(1);
-  readonly #regions = new Map<number, Region>();
+  readonly #regions: Regions;
   #wanted = new Map<number, PromiseWithResolvers<void>>();
   #marking = false;
-  #tick = 0;
+  /** Marks could not be put on the medium: what it says of them is not known, and no other write may begin. */
+  #failure: unknown;
   #zeroIdentifiers: readonly Buffer[] = [];
   /** Told, by region, of extents that have changed, before that is believed. */
   onChanged: ((changes: ReadonlyMap<number, readonly number[]>) => Promise<void>) | undefined;
@@ -75,7 +49,7 @@ export class Catalogue {
     this.shape = shape;
     this.digest = digest;
     this.#store = new PageStore(shape, storage);
-    this.#clock = clock;
+    this.#regions = new Regions(shape, clock);
   }
 
   static over(
@@ -110,12 +84,13 @@ export class Catalogue {
   /** Notes that a write of these extents begins; end() it. Resolves when it may begin. @throws what the storage throws */
   begin(first: number, last: number): Ticket | Promise<Ticket> {
     const ticket = { first, last };
-    if (this.#lost || this.#enter(ticket)) return ticket;
+    if (this.#lost || this.#regions.enter(ticket)) return ticket;
     return this.#beginLater(ticket);
   }
 
   async #beginLater(ticket: Ticket): Promise<Ticket> {
-    while (!this.#lost && !this.#enter(ticket)) {
+    while (!this.#lost && !this.#regions.enter(ticket)) {
+      if (this.#failure !== undefined) throw this.#failure;
       const waits: Promise<void>[] = [];
       for (let region = regionOf(ticket.first); region <= regionOf(ticket.last); region++) {
         if (this.#regions.has(region)) continue;
@@ -137,42 +112,13 @@ export class Catalogue {
   beginNow(first: number, last: number): boolean {
     const ticket = { first, last };
     if (this.#lost) return true;
-    if (!this.#enter(ticket)) return false;
+    if (!this.#regions.enter(ticket)) return false;
     this.end(ticket);
     return true;
   }
 
-  end({ first, last }: Ticket): void {
-    if (this.#lost) return;
-    this.#stamp(first, last);
-    for (let region = regionOf(first); region <= regionOf(last); region++) {
-      const entry = this.#regions.get(region);
-      if (entry) entry.active--;
-    }
-  }
-
-  /** Begins if all of its regions are marked. */
-  #enter({ first, last }: Ticket): boolean {
-    for (let region = regionOf(first); region <= regionOf(last); region++) {
-      if (!this.#regions.has(region)) return false;
-    }
-    this.#stamp(first, last);
-    for (let region = regionOf(first); region <= regionOf(last); region++)
-      this.#regions.get(region)!.active++;
-    return true;
-  }
-
-  #stamp(first: number, last: number): void {
-    const tick = ++this.#tick;
-    const now = this.#clock.monotonicMs();
-    for (let number = regionOf(first); number <= regionOf(last); number++) {
-      const region = this.#regions.get(number);
-      if (!region) continue;
-      region.tick = tick;
-      region.touchedMs = now;
-      const base = number * fanOut;
-      region.stamps.fill(tick, Math.max(0, first - base), Math.min(fanOut, last + 1 - base));
-    }
+  end(ticket: Ticket): void {
+    if (!this.#lost) this.#regions.leave(ticket);
   }
 
   /** Marks what is wanted, all of it with one flush, until nothing is wanted. */
@@ -214,38 +160,21 @@ export class Catalogue {
         changed = true;
       }
     }
+    if (this.#failure !== undefined) throw this.#failure;
     if (changed) {
-      await this.#store.write();
-      await this.#store.flush();
+      try {
+        await this.#store.write();
+        await this.#store.flush();
+      } catch (error) {
+        // What was cleared in memory may still be set on the medium, and a second flush would not tell.
+        this.#failure = error;
+        throw error;
+      }
     }
     for (const number of numbers) {
       if (this.#regions.has(number)) continue;
       const page = known.get(number) ?? (await this.#store.page(0, number));
-      if (!this.#regions.has(number)) this.#remember(number, page, known.has(number));
-    }
-  }
-
-  #remember(number: number, page: Page, known: boolean): Region {
-    const region: Region = {
-      number,
-      stamps: new Float64Array(fanOut),
-      active: 0,
-      tick: this.#tick,
-      touchedMs: this.#clock.monotonicMs(),
-      changed: new Uint8Array(fanOut).fill(known ? 0 : 1),
-      page,
-    };
-    if (!known) region.stamps.fill(++this.#tick, 0, this.shape.nodesIn(0, number));
-    this.#regions.set(number, region);
-    this.#forget();
-    return region;
-  }
-
-  /** What is forgotten is unknown as a whole: nothing believes it on the medium either. */
-  #forget(): void {
-    for (const [number, region] of this.#regions) {
-      if (this.#regions.size <= regionsMax) return;
-      if (region.active === 0) this.#regions.delete(number);
+      if (!this.#regions.has(number)) this.#regions.add(number, page, known.has(number));
     }
   }
 
@@ -412,7 +341,6 @@ export class Catalogue {
         if (stamp === 0 || stamp !== stamps[extent - first] || page.isSuspect(index)) continue;
         const at = (extent - first) * identifierBytes;
         const identifier = learnt.identifiers.subarray(at, at + identifierBytes);
-        if (!page.identifier(index).equals(identifier)) region.changed[index] = 1;
         page.setIdentifier(index, identifier);
         region.stamps[index] = 0;
       }
@@ -423,20 +351,12 @@ export class Catalogue {
   async #rememberUnlessBelieved(number: number): Promise<Region | undefined> {
     if (await this.#isBelieved(number)) return this.#regions.get(number);
     const page = await this.#store.page(0, number);
-    return this.#regions.get(number) ?? this.#remember(number, page, false);
+    return this.#regions.get(number) ?? this.#regions.add(number, page, false);
   }
 
-  /** Regions of which everything is known, and nothing of which is on the medium yet; of those, and of idle ones. */
+  /** Regions that nobody writes to: of which everything is known, and others that have been idle for a while. */
   ready(idleMs: number): { whole: number[]; idle: number[] } {
-    const now = this.#clock.monotonicMs();
-    const whole: number[] = [];
-    const idle: number[] = [];
-    for (const region of this.#regions.values()) {
-      if (region.active > 0 || region.page.anySuspect(fanOut)) continue;
-      if (region.stamps.every((stamp) => stamp === 0)) whole.push(region.number);
-      else if (now - region.touchedMs >= idleMs) idle.push(region.number);
-    }
-    return { whole, idle };
+    return this.#regions.ready(idleMs);
   }
 
   /** Has `flush` put the volume's data on its medium, then believes the regions that nobody has written to since. */
@@ -445,12 +365,7 @@ export class Catalogue {
     const before = numbers.map((number) => this.#regions.get(number)?.tick);
     const untouched = (number: number, i: number) => {
       const region = this.#regions.get(number);
-      return (
-        region !== undefined &&
-        region.active === 0 &&
-        region.tick === before[i] &&
-        region.stamps.every((stamp) => stamp === 0)
-      );
+      return region !== undefined && region.active === 0 && region.tick === before[i] && isKnown(region);
     };
     await flush(); // writers go on meanwhile
     const leave = await this.#turn.acquire(1);
@@ -577,5 +492,3 @@ export class Catalogue {
     }
   }
 }
-
-export const regionOf = (node: number): number => Math.floor(node / fanOut);

@@ -27,8 +27,9 @@ import {
   type VolumeTraits,
   type WriteOptions,
 } from "../volume/volume.ts";
-import { type Catalogue, extentKnowledge, regionsOfWriteMax, type Ticket } from "./catalogue.ts";
+import { type Catalogue, extentKnowledge } from "./catalogue.ts";
 import type { Histories } from "./history.ts";
+import { regionsOfWriteMax, type Ticket } from "./regions.ts";
 import { fanOut } from "./shape.ts";
 
 /** More than so many ranges are not worth naming. */

@@ -4,6 +4,9 @@
 // alone. A page holds the identifiers of `fanOut` neighbours: the children of one node.
 export const fanOut = 64;
 
+/** The parent of a node, and the region of an extent. */
+export const regionOf = (node: number): number => Math.floor(node / fanOut);
+
 /** Two copies of the header, 4096 bytes each, come before the pages. */
 export const headerBytes = 4096;
 export const pageHeaderBytes = 32;

@@ -267,5 +267,10 @@ describe("a catalogue whose storage fails", () => {
       message: expect.stringMatching(/can't be kept: EIO, nor thrown away: EROFS/),
     });
     expect(memory.cache.equals(before)).toBe(true);
+    // Nor later: what the medium says of the region is not known.
+    for (const lba of [0, 5, 9000])
+      await expect(volume.write(lba, [Buffer.alloc(512, 5)])).rejects.toMatchObject({ code: "io_error" });
+    expect(volume.writeNow(0, [Buffer.alloc(512, 5)])).toBe(false);
+    expect(memory.cache.equals(before)).toBe(true);
   });
 });

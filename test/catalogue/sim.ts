@@ -261,20 +261,38 @@ export class Simulation {
 
   async run(steps: number): Promise<void> {
     await this.#open();
+    // Half of the runs see more of generations, and less of trouble.
+    const quiet = this.#random() < 0.5;
+    const odds: readonly (readonly [number, () => Promise<void> | void])[] = [
+      [0.35, () => this.#step(1)],
+      [0.2, () => this.#write()],
+      [0.1, () => this.#go(this.#digestSome())],
+      [0.15, () => this.#go(this.#believe())],
+      [quiet ? 0.004 : 0.02, () => this.#crash()],
+      [quiet ? 0.06 : 0.02, () => this.#generation()],
+      [quiet ? 0.05 : 0.005, () => this.#knowAll()],
+      [quiet ? 0.05 : 0.02, () => this.#checked()],
+      [0.1, () => this.#step(10)],
+    ];
+    const sum = odds.reduce((total, [share]) => total + share, 0);
     for (let step = 0; step < steps; step++) {
       if (this.#failure) throw this.#failure;
-      const what = this.#random();
-      if (what < 0.35) await this.#schedule.step();
-      else if (what < 0.55) this.#write();
-      else if (what < 0.65) this.#go(this.#digestSome());
-      else if (what < 0.8) this.#go(this.#believe());
-      else if (what < 0.82) await this.#crash();
-      else if (what < 0.85) await this.#generation();
-      else if (what < 0.87) {
-        await this.#calm();
-        await this.#check();
-      } else for (let i = 0; i < 10; i++) await this.#schedule.step();
+      let what = this.#random() * sum;
+      for (const [share, action] of odds) {
+        what -= share;
+        if (what > 0) continue;
+        await action();
+        break;
+      }
     }
+    await this.#checked();
+  }
+
+  async #step(times: number): Promise<void> {
+    for (let i = 0; i < times; i++) await this.#schedule.step();
+  }
+
+  async #checked(): Promise<void> {
     await this.#calm();
     await this.#check();
   }
@@ -315,6 +333,18 @@ export class Simulation {
     }
     this.counts.believed += whole.length;
     await this.#catalogue.believe(whole, () => this.#volume.flush());
+  }
+
+  /** A quiet time: everything is digested and believed. */
+  async #knowAll(): Promise<void> {
+    if (this.#extents > 200) return;
+    await this.#calm();
+    this.#go(
+      this.#catalogued
+        .digest(0, this.#extents)
+        .then(() => this.#catalogue.believe(this.#catalogue.ready(0).whole, () => this.#volume.flush())),
+    );
+    await this.#calm();
   }
 
   /** Begins one, or commits the one that was begun, while others go on writing. */
