@@ -152,7 +152,7 @@ export async function catalogue(folder) {
               amount(read),
               amount(wire),
             ]);
-            curve.points.push([Math.max(0.5, count), Math.max(0.001, seconds)]);
+            curve.points.push([count === 0 ? 0.1 : count, Math.max(0.001, seconds)]);
           }
         }),
       );
