@@ -1,5 +1,5 @@
 // A plot of curves on logarithmic axes as SVG.
-const [width, height, left, right, top, bottom] = [760, 440, 70, 190, 40, 50];
+const [width, height, left, right, top, bottom] = [780, 440, 70, 210, 40, 50];
 const colours = ["#1b6ca8", "#2a9d5c", "#d9822b", "#b3388f"];
 
 const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");

@@ -71,6 +71,14 @@ function factsOf(volume: Volume) {
     thin: traits.thin,
     /** Its own host digests its extents. */
     vendorCommands: unit ? unit.vendorPage !== undefined : null,
+    /** What its host keeps of it, so that it need not be read; a local volume's is its server's. */
+    catalogue: traits.catalogue
+      ? {
+          digest: traits.catalogue.digest,
+          extentBytes: traits.catalogue.extentBlocks * geometry.blockBytes,
+          histories: traits.keepsHistories ?? false,
+        }
+      : null,
     digests: [...(traits.digestsOffered ?? offeredDigests.map(({ text }) => text))],
   };
 }
@@ -94,6 +102,13 @@ function textOf(facts: ReturnType<typeof factsOf>): string {
     rows.push([
       "Vendor commands",
       facts.vendorCommands ? yes : "no: its extents are read over the wire to be compared",
+    ]);
+  }
+  if (facts.catalogue) {
+    const { digest, extentBytes, histories } = facts.catalogue;
+    rows.push([
+      "Catalogue",
+      `${digest} of ${formatBytes(extentBytes)}${histories ? ", with histories" : ""}`,
     ]);
   }
   const singles = facts.digests.filter((text) => /^[a-z0-9]+$/.test(text));

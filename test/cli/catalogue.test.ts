@@ -81,6 +81,11 @@ describe("two volumes with catalogues", () => {
     const first = await compare(pair);
     expect([first.identical, first.extents.compared]).toEqual([true, first.extents.total]);
     expect(await settledCost(pair)).toBeLessThan(400);
+    expect((await lunsync(["inquiry", pair.source.url, "--json"])).json().catalogue).toEqual({
+      digest: "sha256",
+      extentBytes: 65_536,
+      histories: true,
+    });
 
     await using raw = await writer(pair.source);
     const random = randomOf(2);
