@@ -214,8 +214,9 @@ export class CataloguedVolume implements Volume {
     };
   }
 
-  async beginGeneration(pair: Buffer): Promise<void> {
-    await this.#histories().begin(pair.toString("hex"), () => this.catalogue.doubtful());
+  async beginGeneration(pair: Buffer, generation: Buffer): Promise<void> {
+    const names = [pair.toString("hex"), generation.toString("hex")] as const;
+    await this.#histories().begin(...names, () => this.catalogue.doubtful());
   }
 
   async commitGeneration(pair: Buffer, generation: Buffer): Promise<void> {

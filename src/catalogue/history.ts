@@ -6,6 +6,7 @@
 //
 // Source: docs/formats/catalogue.md, "Histories".
 import { Semaphore } from "../base/async.ts";
+import { AgentError } from "../base/errors.ts";
 import { Page } from "./page.ts";
 import { PageStore, type Storage } from "./page-store.ts";
 import { fanOut, TreeShape } from "./shape.ts";
@@ -82,7 +83,8 @@ interface PairHistory {
   /** Hexadecimal; undefined if the pair has none in common yet. */
   generation: string | undefined;
   committed: ChangedSet | undefined;
-  pending: ChangedSet | undefined;
+  /** What was begun, and under which name it may be committed. */
+  pending: { readonly generation: string; readonly changes: ChangedSet } | undefined;
 }
 
 export class Histories {
@@ -121,11 +123,11 @@ export class Histories {
   }
 
   /**
-   * From here on changes are recorded for a new generation of the pair, too. `doubtful` tells of regions that are not
-   * believed: they count as changed.
+   * From here on changes are recorded for a new generation of the pair, too, instead of one that was begun before.
+   * `doubtful` tells of regions that are not believed: they count as changed.
    */
-  begin(pair: string, doubtful: () => AsyncIterable<number>): Promise<void> {
-    return this.#inTurn(() => this.#begin(pair, doubtful));
+  begin(pair: string, generation: string, doubtful: () => AsyncIterable<number>): Promise<void> {
+    return this.#inTurn(() => this.#begin(pair, generation, doubtful));
   }
 
   async #inTurn(action: () => Promise<void>): Promise<void> {
@@ -137,41 +139,47 @@ export class Histories {
     }
   }
 
-  async #begin(pair: string, doubtful: () => AsyncIterable<number>): Promise<void> {
+  async #begin(pair: string, generation: string, doubtful: () => AsyncIterable<number>): Promise<void> {
     const known = this.#pairs.get(pair);
-    if (!known && this.#pairs.size >= pairsMax) throw new Error(`there are ${pairsMax} histories already`);
-    known?.pending?.close();
+    if (!known && this.#pairs.size >= pairsMax)
+      throw new AgentError("not_known", `There are ${pairsMax} histories already`);
+    known?.pending?.changes.close();
     if (known) known.pending = undefined;
     const name = `${pair}-${pendingName}`;
-    const pending = new ChangedSet(this.#shape, await this.#folder.create(name, this.#shape.fileBytes));
+    const changes = new ChangedSet(this.#shape, await this.#folder.create(name, this.#shape.fileBytes));
+    const pending = { generation, changes };
     // It records before it is looked what is in doubt: what is believed in between has been told of.
     this.#pairs.set(pair, { generation: undefined, committed: undefined, ...known, pending });
     const regions: [number, number[]][] = [];
     for await (const region of doubtful()) regions.push([region, allOf(this.#shape, region)]);
-    await pending.add(regions);
+    await changes.add(regions);
   }
 
-  /** What was begun is the pair's generation. @throws if nothing was begun */
+  /**
+   * What was begun under this name is the pair's generation. @throws if it was not, or if another one was begun since: what
+   * that one has recorded does not reach back far enough
+   */
   commit(pair: string, generation: string): Promise<void> {
     return this.#inTurn(() => this.#commit(pair, generation));
   }
 
   async #commit(pair: string, generation: string): Promise<void> {
     const known = this.#pairs.get(pair);
-    if (!known?.pending) throw new Error("no generation was begun");
+    if (known?.pending?.generation !== generation)
+      throw new AgentError("not_known", "This generation was not begun here, or another one since");
     const { pending, committed, generation: before } = known;
     // Without the old one first: two of them would be in doubt.
     this.#pairs.set(pair, { generation: undefined, committed: undefined, pending });
     committed?.close();
     if (before !== undefined) await this.#folder.remove(`${pair}-${before}`);
     await this.#folder.rename(`${pair}-${pendingName}`, `${pair}-${generation}`);
-    this.#pairs.set(pair, { generation, committed: pending, pending: undefined });
+    this.#pairs.set(pair, { generation, committed: pending.changes, pending: undefined });
   }
 
   /** Extents of a region hold something else than before. On the medium when it resolves. */
   async changed(changes: ReadonlyMap<number, readonly number[]>): Promise<void> {
     for (const { committed, pending } of this.#pairs.values()) {
-      for (const set of [committed, pending]) {
+      for (const set of [committed, pending?.changes]) {
         await set?.add(changes);
       }
     }
@@ -189,7 +197,7 @@ export class Histories {
   close(): void {
     for (const { committed, pending } of this.#pairs.values()) {
       committed?.close();
-      pending?.close();
+      pending?.changes.close();
     }
     this.#pairs.clear();
   }

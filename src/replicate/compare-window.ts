@@ -34,7 +34,7 @@ interface Step {
 }
 
 /** Both, also when one fails: nothing runs on behind the caller's back. */
-async function both<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+export async function both<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
   const [first, second] = await Promise.allSettled([a, b]);
   if (first.status === "rejected") throw first.reason;
   if (second.status === "rejected") throw second.reason;

@@ -6,7 +6,7 @@
 import { orderedPipeline } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import { type CatalogueOffer, differences } from "../volume/volume.ts";
-import { newInitialValue } from "./compare-window.ts";
+import { both, newInitialValue } from "./compare-window.ts";
 import type { JobOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
 
@@ -109,18 +109,16 @@ async function compareNodes(
     fresh: false,
     level,
   };
-  const [ours, theirs] = await Promise.allSettled([
+  const [ours, theirs] = await both(
     source.encodeDigests(window, signal),
     replica.encodeDigests(window, signal),
-  ]);
-  if (ours.status === "rejected") throw ours.reason;
-  if (theirs.status === "rejected") throw theirs.reason;
+  );
   for (const [answer, { name }] of [
-    [ours.value, source],
-    [theirs.value, replica],
+    [ours, source],
+    [theirs, replica],
   ] as const) {
     if (answer.extents !== count)
       throw new AgentError("protocol_error", `"${name}" answered for ${answer.extents} of ${count} nodes`);
   }
-  return differences(ours.value.values, theirs.value.values, count, job.width);
+  return differences(ours.values, theirs.values, count, job.width);
 }

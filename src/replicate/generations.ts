@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { AgentError } from "../base/errors.ts";
 import type { CatalogueOffer, GenerationChanges } from "../volume/volume.ts";
+import { both } from "./compare-window.ts";
 import { commonCatalogue } from "./descend.ts";
 import type { SynchronizeOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
@@ -46,6 +47,7 @@ export function union(some: readonly Range[], others: readonly Range[]): Range[]
 export class Generations {
   readonly #job: SynchronizeOptions;
   readonly #pair: Buffer;
+  readonly #generation: Buffer;
   readonly #catalogue: CatalogueOffer;
   /** What may have changed since the generation in common; undefined if there is none. */
   readonly changed: readonly Range[] | undefined;
@@ -53,18 +55,20 @@ export class Generations {
   private constructor(
     job: SynchronizeOptions,
     pair: Buffer,
+    generation: Buffer,
     catalogue: CatalogueOffer,
     changed: readonly Range[] | undefined,
   ) {
     this.#job = job;
     this.#pair = pair;
+    this.#generation = generation;
     this.#catalogue = catalogue;
     this.changed = changed;
   }
 
   /** Begins a generation on both sides, and asks them what has changed since the last; undefined if one keeps none. */
   static async begin(job: SynchronizeOptions): Promise<Generations | undefined> {
-    const { source, replica, signal } = job;
+    const { source, replica, random, signal } = job;
     const catalogue = commonCatalogue(job);
     const [ours, theirs] = [source.identity.uuid, replica.identity.uuid];
     const kept = [source, replica].every(
@@ -73,14 +77,21 @@ export class Generations {
     if (!catalogue || !kept || ours === undefined || theirs === undefined) return undefined;
     const pair = createHash("sha256").update(`${ours}\n${theirs}`).digest().subarray(0, 16);
     try {
-      const sides = [source, replica];
-      // Before anything is looked at: what changes from here on belongs to the next run.
-      await Promise.all(sides.map((side) => side.beginGeneration!(pair, signal)));
-      const [since, sinceTheirs] = await Promise.all(sides.map((side) => side.changesSince!(pair, signal)));
+      // Before anything is looked at: what changes from here on belongs to the next run. Whoever begins another one
+      // meanwhile keeps this one from being committed.
+      const generation = random.bytes(16);
+      await both(
+        source.beginGeneration!(pair, generation, signal),
+        replica.beginGeneration!(pair, generation, signal),
+      );
+      const [since, sinceTheirs] = await both(
+        source.changesSince!(pair, signal),
+        replica.changesSince!(pair, signal),
+      );
       const total = Math.ceil(source.geometry.blocks / catalogue.extentBlocks);
       const common = since && sinceTheirs && since.generation.equals(sinceTheirs.generation);
       const changed = common && union(changedRanges(since, total), changedRanges(sinceTheirs, total));
-      return new Generations(job, pair, catalogue, changed || undefined);
+      return new Generations(job, pair, generation, catalogue, changed || undefined);
     } catch (error) {
       if (!(error instanceof AgentError) || error.code === "interrupted") throw error;
       job.onNotice?.(`There is no use of histories in this run: ${error.message}`);
@@ -105,11 +116,10 @@ export class Generations {
 
   /** Both sides are equal: that is their generation in common. If one of them does not learn it, they have none; false. */
   async commit(): Promise<boolean> {
-    const { source, replica, random, signal, onNotice } = this.#job;
-    const generation = random.bytes(16);
+    const { source, replica, signal, onNotice } = this.#job;
     try {
-      await replica.commitGeneration!(this.#pair, generation, signal);
-      await source.commitGeneration!(this.#pair, generation, signal);
+      await replica.commitGeneration!(this.#pair, this.#generation, signal);
+      await source.commitGeneration!(this.#pair, this.#generation, signal);
       return true;
     } catch (error) {
       if (!(error instanceof AgentError)) throw error;

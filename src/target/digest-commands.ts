@@ -273,8 +273,8 @@ function ofHistories(
 ): Submission | ScsiResult {
   const { fields: place } = vendor.parameterListHeader;
   if (!unit.volume.traits.keepsHistories) return invalidParameter(place.function.byte);
-  const commits = fields.function === vendor.vendorFunction.commitGeneration;
-  if (fields.dataLength !== pairBytes + (commits ? generationBytes : 0))
+  const asks = fields.function === vendor.vendorFunction.changesSince;
+  if (fields.dataLength !== pairBytes + (asks ? 0 : generationBytes))
     return invalidParameter(place.dataLength.byte);
   const pair = Buffer.from(data.subarray(0, pairBytes));
   const generation = Buffer.from(data.subarray(pairBytes));
@@ -282,7 +282,7 @@ function ofHistories(
     answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
   switch (fields.function) {
     case vendor.vendorFunction.beginGeneration:
-      return { bytes: 0, work: () => unit.volume.beginGeneration(pair).then(() => done()) };
+      return { bytes: 0, work: () => unit.volume.beginGeneration(pair, generation).then(() => done()) };
     case vendor.vendorFunction.commitGeneration:
       return { bytes: 0, work: () => unit.volume.commitGeneration(pair, generation).then(() => done()) };
     default:

@@ -112,8 +112,8 @@ export class UnitVolume implements Volume {
     return this.#volume.changesSince?.(pair, signal);
   }
 
-  async beginGeneration(pair: Buffer, signal?: AbortSignal): Promise<void> {
-    await this.#volume.beginGeneration?.(pair, signal);
+  async beginGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#volume.beginGeneration?.(pair, generation, signal);
   }
 
   async commitGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {

@@ -187,17 +187,17 @@ export class ScsiDigests {
     return Array.from({ length: extents }, (_, i) => checkedNumber(data.readBigUInt64BE(8 * i)));
   }
 
-  /** BEGIN GENERATION; or COMMIT GENERATION, where one is given. */
+  /** BEGIN GENERATION or COMMIT GENERATION. */
   async setGeneration(
+    step: "begin" | "commit",
     digest: DigestSpec,
     pair: Buffer,
-    generation?: Buffer,
+    generation: Buffer,
     signal?: AbortSignal,
   ): Promise<void> {
     const { beginGeneration, commitGeneration } = vendorFunction;
-    const func = generation ? commitGeneration : beginGeneration;
-    const data = generation ? [pair, generation] : [pair];
-    await this.#exchange(blank(digest), func, data, answerHeader.bytes, signal);
+    const func = step === "begin" ? beginGeneration : commitGeneration;
+    await this.#exchange(blank(digest), func, [pair, generation], answerHeader.bytes, signal);
   }
 
   /** CHANGES SINCE GENERATION, of a unit of `extents` extents. */

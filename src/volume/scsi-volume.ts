@@ -260,16 +260,23 @@ export class ScsiVolume implements Volume {
     return this.#digests.changes(parseDigestSpec(catalogue.digest), pair, extents, signal);
   }
 
-  async beginGeneration(pair: Buffer, signal?: AbortSignal): Promise<void> {
-    const { catalogue } = this.traits;
-    if (catalogue)
-      await this.#digests?.setGeneration(parseDigestSpec(catalogue.digest), pair, undefined, signal);
+  beginGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {
+    return this.#setGeneration("begin", pair, generation, signal);
   }
 
-  async commitGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {
+  commitGeneration(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void> {
+    return this.#setGeneration("commit", pair, generation, signal);
+  }
+
+  async #setGeneration(
+    step: "begin" | "commit",
+    pair: Buffer,
+    generation: Buffer,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const { catalogue } = this.traits;
-    if (catalogue)
-      await this.#digests?.setGeneration(parseDigestSpec(catalogue.digest), pair, generation, signal);
+    if (!catalogue) return;
+    await this.#digests?.setGeneration(step, parseDigestSpec(catalogue.digest), pair, generation, signal);
   }
 
   async findExtents(wanted: Buffer, signal?: AbortSignal): Promise<(number | undefined)[]> {

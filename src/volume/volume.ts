@@ -190,10 +190,13 @@ export interface Volume extends AsyncDisposable {
    */
   changesSince?(pair: Buffer, signal?: AbortSignal): Promise<GenerationChanges | undefined>;
 
-  /** Records changes for a new generation of the pair from here on; what is recorded already goes on. */
-  beginGeneration?(pair: Buffer, signal?: AbortSignal): Promise<void>;
+  /**
+   * Records changes for a new generation of the pair, of 16 bytes, from here on. What is recorded since the one in common
+   * goes on; one that was begun before and not committed is dropped.
+   */
+  beginGeneration?(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void>;
 
-  /** What was begun is the pair's generation, of 16 bytes, from here on. */
+  /** The generation that was begun is the one in common from here on. @throws AgentError if another was begun since */
   commitGeneration?(pair: Buffer, generation: Buffer, signal?: AbortSignal): Promise<void>;
 
   /**

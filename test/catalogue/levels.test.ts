@@ -200,7 +200,7 @@ describe("FIND EXTENTS", () => {
 test("without histories, their functions are refused; with a catalogue alone", async () => {
   const { execute } = await under();
   for (const code of [7, 8, 9]) {
-    const data = Buffer.alloc(code === 8 ? 32 : 16);
+    const data = Buffer.alloc(code === 9 ? 16 : 32);
     const bytes = Buffer.concat([
       parameterListHeader.encode({ function: code, dataLength: data.length }),
       data,

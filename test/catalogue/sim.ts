@@ -210,6 +210,7 @@ export class Simulation {
   /** What the volume held when a generation was begun, extent by extent: of the one that is begun, and of those committed. */
   #begun: Buffer[] | undefined;
   #busy = false;
+  #generation: Buffer = Buffer.alloc(0);
   readonly #generations = new Map<string, Buffer[]>();
   readonly #random: Random;
   readonly #extents: number;
@@ -269,7 +270,7 @@ export class Simulation {
       [0.1, () => this.#go(this.#digestSome())],
       [0.15, () => this.#go(this.#believe())],
       [quiet ? 0.004 : 0.02, () => this.#crash()],
-      [quiet ? 0.06 : 0.02, () => this.#generation()],
+      [quiet ? 0.06 : 0.02, () => this.#nextGeneration()],
       [quiet ? 0.05 : 0.005, () => this.#knowAll()],
       [quiet ? 0.05 : 0.02, () => this.#checked()],
       [0.1, () => this.#step(10)],
@@ -348,10 +349,10 @@ export class Simulation {
   }
 
   /** Begins one, or commits the one that was begun, while others go on writing. */
-  async #generation(): Promise<void> {
+  async #nextGeneration(): Promise<void> {
     if (this.#busy) return;
     if (this.#begun && this.#random() < 0.6) {
-      const generation = bytesOf(this.#random, 16);
+      const generation = this.#generation;
       this.#generations.set(generation.toString("hex"), this.#begun);
       this.#begun = undefined;
       this.#busy = true;
@@ -359,9 +360,10 @@ export class Simulation {
       return;
     }
     this.#begun = undefined;
+    this.#generation = bytesOf(this.#random, 16);
     this.#busy = true;
     this.#go(
-      this.#catalogued.beginGeneration(pair).then(() => {
+      this.#catalogued.beginGeneration(pair, this.#generation).then(() => {
         // In this very moment: whatever is under way is in doubt, and counts as changed.
         if (!this.#schedule.dead) this.#begun = this.#truth();
         this.#freed();

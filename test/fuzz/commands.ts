@@ -139,7 +139,7 @@ function submitList(random: Random): Buffer {
   const func = oneOf(random, [1, 1, 2, 3, 6, 7, 8, 9, 10]);
   const wide = chance(random, 0.3);
   // Functions of histories have a pair, of which there are few, and a generation.
-  const pair = Buffer.alloc(func === 8 ? 32 : 16, below(random, 3));
+  const pair = Buffer.alloc(func === 9 ? 16 : 32, below(random, 3));
   const bytes = func === 6 ? 32 : wide ? 16 : 8;
   const values = func === 1 ? Buffer.alloc(0) : func >= 7 ? pair : bytesOf(random, extents * bytes);
   const head = vendor.parameterListHeader.encode({

@@ -226,3 +226,40 @@ test("run after run, histories pass over only what neither side has changed", as
   expect(used).toBeGreaterThan(500);
   expect(passedOver).toBeGreaterThan(100);
 });
+
+test("two runs at a time: what one has begun the other can't commit", async () => {
+  const data = bytesOf(randomOf(1), 64 * extentBytes);
+  const extents = 64;
+  const source = new Catalogued("source", data, await memoryHistories(extents));
+  const replica = new Catalogued("replica", data, await memoryHistories(extents));
+  for (const side of [source, replica]) {
+    await side.digest(0, extents);
+    await side.catalogue.believe(side.catalogue.ready(0).whole, () => side.flush());
+  }
+  const jobOf = (): JobOptions => ({
+    source,
+    replica,
+    mode: "encode",
+    digest,
+    extentBytes,
+    width: 8,
+    fresh: false,
+    clock: systemClock,
+    random: systemRandom,
+    counters: new Counters(),
+  });
+  // The first run has looked at all; then somebody writes, and another run begins, and dies.
+  const flush = replica.flush.bind(replica);
+  const pair = createHash("sha256").update("source\nreplica").digest().subarray(0, 16);
+  replica.flush = async () => {
+    await source.write(7, [bytesOf(randomOf(2), blockBytes)]);
+    for (const side of [source, replica]) await side.beginGeneration(pair, Buffer.alloc(16, 2));
+    await flush();
+  };
+  const first = await synchronize({ ...jobOf(), verify: false });
+  replica.flush = flush;
+  expect([first.verdict, first.history]).toEqual(["equal", { used: false, committed: false }]);
+  const second = await synchronize({ ...jobOf(), verify: false });
+  expect([second.verdict, second.history]).toEqual(["equal", { used: false, committed: true }]);
+  expect(replica.memory.cache.equals(source.memory.cache)).toBe(true);
+});
