@@ -121,6 +121,14 @@ export class Catalogue {
     if (!this.#lost) this.#regions.leave(ticket);
   }
 
+  /**
+   * Writing or flushing the volume has failed. The kernel tells that once, and a flush that succeeds afterwards says nothing of
+   * what was lost: whatever was digested since it was believed last has to be digested again.
+   */
+  doubt(): void {
+    this.#regions.doubt();
+  }
+
   /** Marks what is wanted, all of it with one flush, until nothing is wanted. */
   async #mark(): Promise<void> {
     if (this.#marking) return;

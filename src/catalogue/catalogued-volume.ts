@@ -51,6 +51,8 @@ export class CataloguedVolume implements Volume {
   readonly histories: Histories | undefined;
   readonly #options: CataloguedOptions;
   #discarding: Promise<void> | undefined;
+  /** Writes and flushes under way. */
+  readonly #trials = new Set<Promise<void>>();
 
   constructor(volume: Volume, catalogue: Catalogue, options: CataloguedOptions) {
     this.volume = volume;
@@ -106,8 +108,11 @@ export class CataloguedVolume implements Volume {
 
   writeNow(lba: number, pieces: readonly Buffer[]): boolean {
     if (!this.volume.writeNow) return false;
-    const [first, last] = this.#extentsOf(lba, lengthOf(pieces) / this.geometry.blockBytes);
-    return this.catalogue.beginNow(first, last) && this.volume.writeNow(lba, pieces);
+    const blocks = lengthOf(pieces) / this.geometry.blockBytes;
+    const [first, last] = this.#extentsOf(lba, blocks);
+    if (!this.catalogue.beginNow(first, last) || !this.volume.writeNow(lba, pieces)) return false;
+    this.#replaced(lba, blocks);
+    return true;
   }
 
   async write(
@@ -136,8 +141,31 @@ export class CataloguedVolume implements Volume {
     }
   }
 
-  flush(signal?: AbortSignal): Promise<void> {
-    return this.volume.flush(signal);
+  async flush(signal?: AbortSignal): Promise<void> {
+    await this.#trying(() => this.volume.flush(signal));
+  }
+
+  /**
+   * Flushes for whoever wants to believe what was digested. The kernel tells of a failure once: a flush or a write that was
+   * under way at the same time may have been told instead.
+   */
+  async flushForAll(): Promise<void> {
+    await this.flush();
+    await Promise.allSettled(this.#trials);
+  }
+
+  /** What fails puts in doubt what was written before, too. */
+  async #trying(action: () => Promise<void>): Promise<void> {
+    const trial = action().catch((error: unknown) => {
+      this.catalogue.doubt();
+      throw error;
+    });
+    this.#trials.add(trial);
+    try {
+      await trial;
+    } finally {
+      this.#trials.delete(trial);
+    }
   }
 
   nextData(lba: number, blocks: number, signal?: AbortSignal): ReturnType<Volume["nextData"]> {
@@ -277,20 +305,22 @@ export class CataloguedVolume implements Volume {
       await this.#discard(error);
       return action();
     }
-    let written = false;
     try {
-      await action();
-      written = true;
+      await this.#trying(action);
     } finally {
       this.catalogue.end(ticket);
     }
-    if (!written) return;
-    // Extents that were replaced from end to end.
+    this.#replaced(lba, blocks);
+  }
+
+  /** Tells of extents that a write has replaced from end to end. */
+  #replaced(lba: number, blocks: number): void {
     const { extentBlocks } = this;
-    const whole = [Math.ceil(lba / extentBlocks), Math.floor((lba + blocks) / extentBlocks) - 1] as const;
-    const reachesEnd = lba + blocks === this.geometry.blocks;
-    const lastWhole = reachesEnd ? last : whole[1];
-    if (whole[0] <= lastWhole) this.catalogue.replaced(whole[0], lastWhole);
+    const end = lba + blocks;
+    const first = Math.ceil(lba / extentBlocks);
+    const last =
+      (end === this.geometry.blocks ? Math.ceil(end / extentBlocks) : Math.floor(end / extentBlocks)) - 1;
+    if (first <= last) this.catalogue.replaced(first, last);
   }
 
   /** The catalogue can't be kept: it must not be believed by anybody. */

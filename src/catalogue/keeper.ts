@@ -251,7 +251,7 @@ export class CatalogueKeeper implements AsyncDisposable {
     for (;;) {
       const whole = catalogue.ready(forMs).whole.slice(0, believedAtOnce);
       if (whole.length === 0) return;
-      await catalogue.believe(whole, () => this.volume.flush());
+      await catalogue.believe(whole, () => this.volume.flushForAll());
       if (this.#stopped || catalogue.lost) return;
       // What was written to meanwhile waits for the next time.
       if (catalogue.ready(forMs).whole.some((region) => whole.includes(region))) return;
@@ -323,7 +323,7 @@ export class CatalogueKeeper implements AsyncDisposable {
       if (catalogue.lost) return;
       const { whole } = catalogue.ready(0);
       for (let at = 0; at < whole.length; at += believedAtOnce) {
-        await catalogue.believe(whole.slice(at, at + believedAtOnce), () => this.volume.flush());
+        await catalogue.believe(whole.slice(at, at + believedAtOnce), () => this.volume.flushForAll());
       }
       await catalogue.flush();
       const mark = await changeMarkOf(this.volume);

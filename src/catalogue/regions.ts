@@ -96,6 +96,16 @@ export class Regions {
     this.#stamp(first, last, -1);
   }
 
+  /** Nothing that was digested here counts any more: what was read may never have come to the volume's medium. */
+  doubt(): void {
+    const tick = ++this.#tick;
+    for (const region of this.#regions.values()) {
+      region.tick = tick;
+      region.stamps.fill(tick, 0, this.#shape.nodesIn(0, region.number));
+      region.changed.fill(1);
+    }
+  }
+
   #stamp(first: number, last: number, writes: number): void {
     const tick = ++this.#tick;
     const now = this.#clock.monotonicMs();

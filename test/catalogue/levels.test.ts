@@ -1,6 +1,8 @@
 // The digest tree on the wire: levels, what is refused, nodes that are not known; and scrubs that find rot.
 import { createHash } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
+import { AgentError } from "../../src/base/errors.ts";
 import { Catalogue } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
 import { scrub } from "../../src/catalogue/scrub.ts";
@@ -197,6 +199,47 @@ describe("FIND EXTENTS", () => {
   });
 });
 
+test("what was digested before a flush that failed is digested again, whatever later flushes say", async () => {
+  const { memory, volume, catalogue, learn } = await under();
+  await volume.write(0, [Buffer.alloc(512, 1)]);
+  await volume.digest(0, 70); // from the page cache
+  let fails = true;
+  memory.before = (operation) => {
+    if (operation !== "flush" || !fails) return;
+    fails = false;
+    memory.cache = Buffer.from(memory.medium); // the kernel drops what it could not write, and tells once
+    throw new AgentError("medium_error", "EIO");
+  };
+  await expect(volume.flush()).rejects.toThrow("EIO"); // an initiator's SYNCHRONIZE CACHE
+  await catalogue.believe(catalogue.ready(0).whole, () => volume.flush());
+  expect((await catalogue.look(0, 1)).knowledge[0]).toBe(0);
+  await learn();
+  const { identifiers, knowledge } = await catalogue.look(0, 1);
+  expect([knowledge[0], identifiers.toString("hex")]).toEqual([
+    1,
+    sha256(memory.medium.subarray(0, extentBytes)).toString("hex"),
+  ]);
+});
+
+test("a flush that ends well while another one is told of a failure proves nothing", async () => {
+  const { memory, volume, catalogue, learn } = await under();
+  await volume.write(0, [Buffer.alloc(512, 1)]);
+  await volume.digest(0, 70);
+  let flushes = 0;
+  const told = Promise.withResolvers<never>();
+  memory.before = (operation) => (operation === "flush" && ++flushes === 1 ? told.promise : undefined);
+  const first = volume.flush().catch((error: unknown) => error);
+  const believing = catalogue.believe(catalogue.ready(0).whole, () => volume.flushForAll());
+  await setTimeout(20);
+  expect(flushes).toBe(2);
+  told.reject(new AgentError("medium_error", "EIO"));
+  await believing;
+  expect(await first).toBeInstanceOf(AgentError);
+  expect((await catalogue.look(0, 1)).knowledge[0]).toBe(0);
+  await learn();
+  expect((await catalogue.look(0, 1)).knowledge[0]).toBe(1);
+});
+
 test("without histories, their functions are refused; with a catalogue alone", async () => {
   const { execute } = await under();
   for (const code of [7, 8, 9]) {
@@ -251,7 +294,9 @@ describe("a scrub", () => {
     expect((await volume.encodeDigests(window)).extents).toBe(5);
     await volume.write(5 * 128, [Buffer.alloc(extentBytes, 3)]);
     expect((await volume.encodeDigests(window)).extents).toBe(69);
-    await volume.write(69 * 128, [Buffer.alloc(extentBytes - 1024, 4)]); // up to the volume's end
+    // Up to the volume's end, and without waiting.
+    memory.atOnce = true;
+    expect(volume.writeNow(69 * 128, [Buffer.alloc(extentBytes - 1024, 4)])).toBe(true);
     expect((await volume.encodeDigests(window)).extents).toBe(70);
     await learn();
     expect((await catalogue.nodes(2, 0, 1))[0]).toBeDefined();

@@ -31,8 +31,8 @@ export class MemoryVolume implements Volume {
   readonly unwritable = new Set<number>();
   /** Blocks that can be written yet before the disk is full. */
   room = Number.POSITIVE_INFINITY;
-  /** Called before every operation; may change anything. */
-  before: (operation: string) => void = () => {};
+  /** Called before every operation; may change anything. A flush waits for what it returns. */
+  before: (operation: string) => unknown = () => undefined;
   holes = false;
   /** Reads and writes need no waiting, where nothing goes wrong. */
   atOnce = false;
@@ -132,7 +132,7 @@ export class MemoryVolume implements Volume {
   }
 
   async flush(): Promise<void> {
-    this.before("flush");
+    await this.before("flush");
     this.cache.copy(this.medium);
     if (!this.#lost) return;
     this.#lost = false;
