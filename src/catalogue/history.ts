@@ -2,7 +2,8 @@
 //
 // Guarantees: an extent that is not named, in a region that the catalogue believes, holds what it held when the
 // generation began; a damaged page names all of its extents. What a new generation has recorded becomes that of the pair
-// in one step, or not at all. Histories of another life of the catalogue are removed, never used.
+// in one step, or not at all. Histories of another life of the catalogue are removed, never used; so is one that could not
+// be kept, and if that can't be done either, nothing that changes is believed any more.
 //
 // Source: docs/formats/catalogue.md, "Histories".
 import { Semaphore } from "../base/async.ts";
@@ -31,6 +32,8 @@ class ChangedSet {
   readonly #storage: Storage;
   /** One at a time changes and writes. */
   readonly #turn = new Semaphore(1);
+  /** What is on the medium is not known: a second flush would not tell. */
+  #failure: unknown;
 
   constructor(shape: TreeShape, storage: Storage) {
     this.#shape = shape;
@@ -42,9 +45,13 @@ class ChangedSet {
   async add(changes: Iterable<readonly [region: number, indexes: readonly number[]]>): Promise<void> {
     const leave = await this.#turn.acquire();
     try {
+      if (this.#failure !== undefined) throw this.#failure;
       for (const [region, indexes] of changes) await this.#addTo(region, indexes);
       await this.#store.write();
       await this.#store.flush();
+    } catch (error) {
+      this.#failure = error;
+      throw error;
     } finally {
       leave();
     }
@@ -90,19 +97,33 @@ interface PairHistory {
 export class Histories {
   readonly #folder: HistoryFolder;
   readonly #shape: TreeShape;
+  readonly #dropped: (pair: string, why: unknown) => void;
   readonly #pairs = new Map<string, PairHistory>();
   /** One at a time begins or commits. */
   readonly #turn = new Semaphore(1);
 
-  private constructor(folder: HistoryFolder, shape: TreeShape) {
+  private constructor(
+    folder: HistoryFolder,
+    shape: TreeShape,
+    dropped: (pair: string, why: unknown) => void,
+  ) {
     this.#folder = folder;
     this.#shape = shape;
+    this.#dropped = dropped;
   }
 
-  /** Those of the folder; with `anew` they are removed. Names are `PAIR-GENERATION`, in hexadecimal. */
-  static async open(folder: HistoryFolder, extents: number, anew: boolean): Promise<Histories> {
+  /**
+   * Those of the folder; with `anew` they are removed. Names are `PAIR-GENERATION`, in hexadecimal. `dropped` is told of
+   * those that could not be kept.
+   */
+  static async open(
+    folder: HistoryFolder,
+    extents: number,
+    anew: boolean,
+    dropped: (pair: string, why: unknown) => void = () => {},
+  ): Promise<Histories> {
     const shape = new TreeShape(extents, 0);
-    const histories = new Histories(folder, shape);
+    const histories = new Histories(folder, shape, dropped);
     for (const name of await folder.list()) {
       const [pair, generation] = name.split("-");
       // What was pending belongs to a synchronization that never ended.
@@ -151,8 +172,25 @@ export class Histories {
     // It records before it is looked what is in doubt: what is believed in between has been told of.
     this.#pairs.set(pair, { generation: undefined, committed: undefined, ...known, pending });
     const regions: [number, number[]][] = [];
-    for await (const region of doubtful()) regions.push([region, allOf(this.#shape, region)]);
-    await changes.add(regions);
+    try {
+      for await (const region of doubtful()) regions.push([region, allOf(this.#shape, region)]);
+      await changes.add(regions);
+    } catch (error) {
+      await this.#drop(pair, error);
+      throw error;
+    }
+  }
+
+  /** Within a turn. @throws if its files can't be removed */
+  async #drop(pair: string, why: unknown): Promise<void> {
+    const known = this.#pairs.get(pair);
+    if (!known) return;
+    for (const generation of [known.generation, pendingName])
+      if (generation !== undefined) await this.#folder.remove(`${pair}-${generation}`);
+    this.#pairs.delete(pair);
+    known.committed?.close();
+    known.pending?.changes.close();
+    this.#dropped(pair, why);
   }
 
   /**
@@ -178,9 +216,11 @@ export class Histories {
 
   /** Extents of a region hold something else than before. On the medium when it resolves. */
   async changed(changes: ReadonlyMap<number, readonly number[]>): Promise<void> {
-    for (const { committed, pending } of this.#pairs.values()) {
-      for (const set of [committed, pending?.changes]) {
-        await set?.add(changes);
+    for (const [pair, { committed, pending }] of this.#pairs) {
+      try {
+        for (const set of [committed, pending?.changes]) await set?.add(changes);
+      } catch (error) {
+        await this.#inTurn(() => this.#drop(pair, error));
       }
     }
   }
