@@ -4,7 +4,6 @@
 // the catalogue's where it believes them, and are digested, and remembered, where not. An extent that a scrub found to
 // differ from what was written is answered for like one that can't be read, until it has been written anew. A write
 // goes on without the catalogue where that fails and can be thrown away; else it fails.
-
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { encodingBlock } from "../digest/encoding.ts";
@@ -28,12 +27,10 @@ import {
   type WriteOptions,
 } from "../volume/volume.ts";
 import { type Catalogue, extentKnowledge } from "./catalogue.ts";
+import { changesSince } from "./changes.ts";
 import type { Histories } from "./history.ts";
 import { regionsOfWriteMax, type Ticket } from "./regions.ts";
 import { fanOut } from "./shape.ts";
-
-/** More than so many ranges are not worth naming. */
-const rangesMax = 65_536;
 
 export interface CataloguedOptions {
   readonly extentBlocks: number;
@@ -204,42 +201,7 @@ export class CataloguedVolume implements Volume {
   // --- histories ---
 
   async changesSince(pair: Buffer): Promise<GenerationChanges | undefined> {
-    const { catalogue, histories } = this;
-    const name = pair.toString("hex");
-    const generation = histories?.generation(name);
-    if (!histories || generation === undefined || catalogue.lost) return undefined;
-    const extents = catalogue.shape.nodes[0]!;
-    const changed: { first: number; count: number }[] = [];
-    const add = (first: number, count: number) => {
-      const last = changed.at(-1);
-      if (last && last.first + last.count >= first)
-        changed[changed.length - 1] = {
-          first: last.first,
-          count: Math.max(last.count, first + count - last.first),
-        };
-      else changed.push({ first, count });
-    };
-    // Both come in order.
-    const doubtful = catalogue.doubtful();
-    let next = await doubtful.next();
-    const addDoubtful = async (upTo: number) => {
-      for (; !next.done && next.value <= upTo; next = await doubtful.next())
-        add(next.value * fanOut, catalogue.shape.nodesIn(0, next.value));
-    };
-    for await (const { region, indexes } of histories.since(name)) {
-      await addDoubtful(region);
-      for (const index of indexes) add(region * fanOut + index, 1); // within its region, if that is in doubt
-      if (changed.length > rangesMax) return undefined;
-    }
-    await addDoubtful(Number.POSITIVE_INFINITY);
-    if (changed.length > rangesMax || catalogue.lost) return undefined;
-    const unchanged = between(changed, extents);
-    return {
-      generation: Buffer.from(generation, "hex"),
-      ...(unchanged.length < changed.length
-        ? { names: "unchanged", ranges: unchanged }
-        : { names: "changed", ranges: changed }),
-    };
+    return this.histories && changesSince(this.catalogue, this.histories, pair.toString("hex"));
   }
 
   async beginGeneration(pair: Buffer, generation: Buffer): Promise<void> {
@@ -445,20 +407,6 @@ export class CataloguedVolume implements Volume {
     const whole = encodeIdentifiers(identifiers, identifierBytes, this.#blocksOfValues(window, step), false);
     return { values: narrowed(whole, window.width), extents: window.extents, unreadable: undefined };
   }
-}
-
-/** What lies between ranges, of `total`. */
-function between(
-  ranges: readonly { first: number; count: number }[],
-  total: number,
-): { first: number; count: number }[] {
-  const rest: { first: number; count: number }[] = [];
-  let at = 0;
-  for (const { first, count } of [...ranges, { first: total, count: 0 }]) {
-    if (first > at) rest.push({ first: at, count: first - at });
-    at = first + count;
-  }
-  return rest;
 }
 
 /** Values of 16 bytes cut to their first `width`. */

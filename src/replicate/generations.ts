@@ -7,42 +7,16 @@
 // are compared.
 import { createHash } from "node:crypto";
 import { AgentError } from "../base/errors.ts";
+import { complement, type Range, union } from "../base/ranges.ts";
 import type { CatalogueOffer, GenerationChanges } from "../volume/volume.ts";
 import { both } from "./compare-window.ts";
 import { commonCatalogue } from "./descend.ts";
 import type { SynchronizeOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
 
-interface Range {
-  readonly first: number;
-  readonly count: number;
-}
-
 /** The ranges that have changed, of `total` extents. */
-export function changedRanges({ names, ranges }: GenerationChanges, total: number): Range[] {
-  if (names === "changed") return [...ranges];
-  const changed: Range[] = [];
-  let at = 0;
-  for (const { first, count } of [...ranges, { first: total, count: 0 }]) {
-    if (first > at) changed.push({ first: at, count: first - at });
-    at = first + count;
-  }
-  return changed;
-}
-
-/** Everything that is in one of them, in order. */
-export function union(some: readonly Range[], others: readonly Range[]): Range[] {
-  const all: Range[] = [];
-  for (const range of [...some, ...others].sort((a, b) => a.first - b.first)) {
-    const last = all.at(-1);
-    if (!last || range.first > last.first + last.count) all.push(range);
-    else {
-      const end = Math.max(last.first + last.count, range.first + range.count);
-      all[all.length - 1] = { first: last.first, count: end - last.first };
-    }
-  }
-  return all;
-}
+export const changedRanges = ({ names, ranges }: GenerationChanges, total: number): Range[] =>
+  names === "changed" ? [...ranges] : complement(ranges, total);
 
 export class Generations {
   readonly #job: SynchronizeOptions;

@@ -10,7 +10,7 @@ import type { Storage } from "../../src/catalogue/page-store.ts";
 import { fanOut, TreeShape } from "../../src/catalogue/shape.ts";
 import { parseDigestSpec } from "../../src/digest/spec.ts";
 import { changedRanges } from "../../src/replicate/generations.ts";
-import type { DigestAnswer, IdentifierWindow } from "../../src/volume/volume.ts";
+import type { DigestAnswer, GenerationChanges, IdentifierWindow } from "../../src/volume/volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
@@ -271,6 +271,7 @@ export class Simulation {
       [0.15, () => this.#go(this.#believe())],
       [quiet ? 0.004 : 0.02, () => this.#crash()],
       [quiet ? 0.06 : 0.02, () => this.#nextGeneration()],
+      [quiet ? 0.04 : 0.02, () => this.#go(this.#changesMeanwhile())],
       [quiet ? 0.05 : 0.005, () => this.#knowAll()],
       [quiet ? 0.05 : 0.02, () => this.#checked()],
       [0.1, () => this.#step(10)],
@@ -425,19 +426,7 @@ export class Simulation {
       if (!identifiers.subarray(32 * i, 32 * i + 32).equals(truth[i]!))
         throw new SimulationError(`extent ${i} is believed, and differs`);
     }
-    const since = await wait(this.#catalogued.changesSince(pair));
-    const before = since && this.#generations.get(since.generation.toString("hex"));
-    if (since && before) {
-      const changed = new Set<number>();
-      for (const { first, count } of changedRanges(since, this.#extents))
-        for (let extent = first; extent < first + count; extent++) changed.add(extent);
-      for (let i = 0; i < this.#extents; i++) {
-        if (changed.has(i)) continue;
-        this.counts.unchanged++;
-        if (!before[i]!.equals(truth[i]!))
-          throw new SimulationError(`extent ${i} is said to be unchanged, and has changed`);
-      }
-    } else if (since) throw new SimulationError("a generation that nobody committed");
+    this.#checkChanges(await wait(this.#catalogued.changesSince(pair)), truth);
     let children = truth;
     for (let level = 1; level <= this.#shape.rootLevel; level++) {
       const nodes = Array.from({ length: this.#shape.nodes[level]! }, (_, i) =>
@@ -450,6 +439,29 @@ export class Simulation {
         if (!identifier.equals(nodes[i]!)) throw new SimulationError(`node ${i} of level ${level} is wrong`);
       });
       children = nodes;
+    }
+  }
+
+  /** Asks while others write, digest and believe: the answer is about the moment of the question. */
+  async #changesMeanwhile(): Promise<void> {
+    const { dead } = this.#schedule;
+    const truth = this.#truth();
+    const since = await this.#catalogued.changesSince(pair);
+    if (!dead) this.#checkChanges(since, truth);
+  }
+
+  #checkChanges(since: GenerationChanges | undefined, truth: readonly Buffer[]): void {
+    if (!since) return;
+    const before = this.#generations.get(since.generation.toString("hex"));
+    if (!before) throw new SimulationError("a generation that nobody committed");
+    const changed = new Set<number>();
+    for (const { first, count } of changedRanges(since, this.#extents))
+      for (let extent = first; extent < first + count; extent++) changed.add(extent);
+    for (let i = 0; i < this.#extents; i++) {
+      if (changed.has(i)) continue;
+      this.counts.unchanged++;
+      if (!before[i]!.equals(truth[i]!))
+        throw new SimulationError(`extent ${i} is said to be unchanged, and has changed`);
     }
   }
 }
