@@ -45,10 +45,16 @@ export class Catalogue {
   /** Once set, nothing is believed and nothing is kept. */
   #lost: Error | undefined;
 
-  private constructor(shape: TreeShape, digest: DigestSpec, storage: Storage, clock: Clock) {
+  private constructor(
+    shape: TreeShape,
+    digest: DigestSpec,
+    storage: Storage,
+    clock: Clock,
+    pagesMax: number | undefined,
+  ) {
     this.shape = shape;
     this.digest = digest;
-    this.#store = new PageStore(shape, storage);
+    this.#store = new PageStore(shape, storage, undefined, pagesMax);
     this.#regions = new Regions(shape, clock);
   }
 
@@ -58,9 +64,10 @@ export class Catalogue {
     extentBytes: number,
     digest: DigestSpec,
     clock: Clock,
+    pagesMax?: number,
   ): Catalogue {
     const shape = new TreeShape(extents, digest.identifierBytes);
-    const catalogue = new Catalogue(shape, digest, storage, clock);
+    const catalogue = new Catalogue(shape, digest, storage, clock, pagesMax);
     const zeros = [identifierOf(digest, Buffer.alloc(extentBytes))];
     for (let level = 1; level <= shape.rootLevel; level++) {
       const children = Buffer.concat(new Array<Buffer>(fanOut).fill(zeros.at(-1)!));
@@ -242,21 +249,20 @@ export class Catalogue {
       const parent = await this.#store.page(1, regionOf(number));
       const index = number % fanOut;
       if (this.#regions.has(number) || !parent.isValid(index)) return undefined;
+      if (!this.#store.isCurrent(parent)) continue;
+      // A page that had to make room for its parent may be of an earlier time: its identifiers have to be right.
+      const isCurrent = this.#store.isCurrent(page);
       if (!page.stored && this.#isZeroRegion(parent.identifier(index))) {
         for (let i = 0; i < fanOut; i++) page.setIdentifier(i, this.#zeroIdentifiers[0]!);
-        page.verified = true;
-      }
-      if (page.verified) {
-        if (this.#store.isCurrent(parent)) return page;
-        continue;
-      }
-      const expected = parent.identifier(index);
-      const found = this.#identifierOf(page.identifiers(this.shape.nodesIn(0, number)));
-      if (!found.equals(expected)) {
-        void this.#damaged(number);
-        return undefined;
+      } else if (!page.verified || !isCurrent) {
+        const found = this.#identifierOf(page.identifiers(this.shape.nodesIn(0, number)));
+        if (!found.equals(parent.identifier(index))) {
+          if (isCurrent) void this.#damaged(number);
+          return undefined;
+        }
       }
       page.verified = true;
+      return page;
     }
   }
 

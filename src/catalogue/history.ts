@@ -35,10 +35,10 @@ class ChangedSet {
   /** What is on the medium is not known: a second flush would not tell. */
   #failure: unknown;
 
-  constructor(shape: TreeShape, storage: Storage) {
+  constructor(shape: TreeShape, storage: Storage, pagesMax: number | undefined) {
     this.#shape = shape;
     this.#storage = storage;
-    this.#store = new PageStore(shape, storage, Page.decodeChanges);
+    this.#store = new PageStore(shape, storage, Page.decodeChanges, pagesMax);
   }
 
   /** Adds extents, by region. On the medium when it resolves. */
@@ -86,6 +86,13 @@ class ChangedSet {
   }
 }
 
+export interface HistoryOptions {
+  /** Told of a pair whose history could not be kept. */
+  readonly dropped?: (pair: string, why: unknown) => void;
+  /** Pages of each history in memory. */
+  readonly pagesMax?: number;
+}
+
 interface PairHistory {
   /** Hexadecimal; undefined if the pair has none in common yet. */
   generation: string | undefined;
@@ -97,33 +104,30 @@ interface PairHistory {
 export class Histories {
   readonly #folder: HistoryFolder;
   readonly #shape: TreeShape;
-  readonly #dropped: (pair: string, why: unknown) => void;
+  readonly #options: HistoryOptions;
   readonly #pairs = new Map<string, PairHistory>();
   /** One at a time begins or commits. */
   readonly #turn = new Semaphore(1);
 
-  private constructor(
-    folder: HistoryFolder,
-    shape: TreeShape,
-    dropped: (pair: string, why: unknown) => void,
-  ) {
+  private constructor(folder: HistoryFolder, shape: TreeShape, options: HistoryOptions) {
     this.#folder = folder;
     this.#shape = shape;
-    this.#dropped = dropped;
+    this.#options = options;
   }
 
-  /**
-   * Those of the folder; with `anew` they are removed. Names are `PAIR-GENERATION`, in hexadecimal. `dropped` is told of
-   * those that could not be kept.
-   */
+  #changedSet(storage: Storage): ChangedSet {
+    return new ChangedSet(this.#shape, storage, this.#options.pagesMax);
+  }
+
+  /** Those of the folder; with `anew` they are removed. Names are `PAIR-GENERATION`, in hexadecimal. */
   static async open(
     folder: HistoryFolder,
     extents: number,
     anew: boolean,
-    dropped: (pair: string, why: unknown) => void = () => {},
+    options: HistoryOptions = {},
   ): Promise<Histories> {
     const shape = new TreeShape(extents, 0);
-    const histories = new Histories(folder, shape, dropped);
+    const histories = new Histories(folder, shape, options);
     for (const name of await folder.list()) {
       const [pair, generation] = name.split("-");
       // What was pending belongs to a synchronization that never ended.
@@ -131,7 +135,7 @@ export class Histories {
       else
         histories.#pairs.set(pair!, {
           generation,
-          committed: new ChangedSet(shape, await folder.open(name)),
+          committed: histories.#changedSet(await folder.open(name)),
           pending: undefined,
         });
     }
@@ -167,7 +171,7 @@ export class Histories {
     known?.pending?.changes.close();
     if (known) known.pending = undefined;
     const name = `${pair}-${pendingName}`;
-    const changes = new ChangedSet(this.#shape, await this.#folder.create(name, this.#shape.fileBytes));
+    const changes = this.#changedSet(await this.#folder.create(name, this.#shape.fileBytes));
     const pending = { generation, changes };
     // It records before it is looked what is in doubt: what is believed in between has been told of.
     this.#pairs.set(pair, { generation: undefined, committed: undefined, ...known, pending });
@@ -190,7 +194,7 @@ export class Histories {
     this.#pairs.delete(pair);
     known.committed?.close();
     known.pending?.changes.close();
-    this.#dropped(pair, why);
+    this.#options.dropped?.(pair, why);
   }
 
   /**

@@ -126,11 +126,13 @@ export class CatalogueKeeper implements AsyncDisposable {
         historyFolder(path.replace(/\.catalogue$/, ".histories")),
         extents,
         why !== undefined,
-        (pair, error) =>
-          log(
-            "warning",
-            `the history of "${volume.name}" with ${pair} could not be kept: ${messageOf(error)}`,
-          ),
+        {
+          dropped: (pair, error) =>
+            log(
+              "warning",
+              `the history of "${volume.name}" with ${pair} could not be kept: ${messageOf(error)}`,
+            ),
+        },
       );
       const header: Header = {
         ...expected,

@@ -13,7 +13,7 @@ export interface Storage {
   close(): void;
 }
 
-const pagesMax = 2048;
+const pagesMaxDefault = 2048;
 const writesInFlight = 32;
 
 export class PageStore {
@@ -28,9 +28,11 @@ export class PageStore {
   readonly #loading = new Map<number, Promise<Page>>();
 
   readonly #decode: typeof Page.decode;
+  readonly #pagesMax: number;
 
-  constructor(shape: TreeShape, storage: Storage, decode = Page.decode) {
+  constructor(shape: TreeShape, storage: Storage, decode = Page.decode, pagesMax = pagesMaxDefault) {
     this.#decode = decode;
+    this.#pagesMax = pagesMax;
     this.shape = shape;
     this.#storage = storage;
   }
@@ -101,7 +103,7 @@ export class PageStore {
     this.#cache.delete(key);
     this.#cache.set(key, page);
     for (const oldest of this.#cache.keys()) {
-      if (this.#cache.size <= pagesMax) break;
+      if (this.#cache.size <= this.#pagesMax) break;
       this.#cache.delete(oldest);
     }
   }

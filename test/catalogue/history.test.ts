@@ -1,7 +1,16 @@
-// Histories that can't be kept: whatever of their files fails, no extent that changed is left unnamed.
+// Histories: whatever of their files fails, and whatever goes on meanwhile, no extent that changed is left unnamed.
 import { expect, test } from "vitest";
+import { Catalogue } from "../../src/catalogue/catalogue.ts";
+import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
 import { Histories } from "../../src/catalogue/history.ts";
-import { MemoryFolder } from "../support/memory-storage.ts";
+import type { Storage } from "../../src/catalogue/page-store.ts";
+import { TreeShape } from "../../src/catalogue/shape.ts";
+import { parseDigestSpec } from "../../src/digest/spec.ts";
+import { systemClock } from "../../src/platform/clock.ts";
+import { systemRandom } from "../../src/platform/random.ts";
+import { changedRanges } from "../../src/replicate/generations.ts";
+import { MemoryFolder, memoryStorage } from "../support/memory-storage.ts";
+import { MemoryVolume } from "../support/memory-volume.ts";
 
 const extents = 130;
 const nobody = async function* () {};
@@ -9,7 +18,9 @@ const nobody = async function* () {};
 async function under() {
   const folder = new MemoryFolder();
   const dropped: string[] = [];
-  const histories = await Histories.open(folder, extents, false, (pair) => dropped.push(pair));
+  const histories = await Histories.open(folder, extents, false, {
+    dropped: (pair) => dropped.push(pair),
+  });
   const begun = async (pair: string, generation: string) => {
     await histories.begin(pair, generation, nobody);
     await histories.commit(pair, generation);
@@ -61,4 +72,55 @@ test("a generation whose doubtful regions can't be noted was not begun", async (
   await expect(histories.begin("aa", "04", one)).rejects.toThrow("EIO");
   await expect(histories.commit("aa", "04")).rejects.toThrow("not begun");
   expect(histories.generation("aa")).toBeUndefined();
+});
+
+test("what is believed again while it is asked for the changes is named", async () => {
+  const extentBytes = 1024;
+  const all = 64 * 65;
+  const memory = new MemoryVolume("memory", Buffer.alloc(all * extentBytes, 1), 512);
+  const storage = memoryStorage(new TreeShape(all, 32).fileBytes);
+  let onRead = async () => {};
+  const read: Storage["read"] = async (offset, buffer) => {
+    await onRead();
+    await storage.read(offset, buffer);
+  };
+  // One page in memory: the tree is read again by everybody.
+  const catalogue = Catalogue.over(
+    { ...storage, read },
+    all,
+    extentBytes,
+    parseDigestSpec("sha256"),
+    systemClock,
+    1,
+  );
+  const histories = await Histories.open(new MemoryFolder(), all, false);
+  const volume = new CataloguedVolume(memory, catalogue, {
+    extentBlocks: 2,
+    random: systemRandom,
+    discard: async () => {},
+    histories,
+    log: () => {},
+  });
+  const region = 5;
+  const learn = () => volume.digest(64 * region, 64);
+  const believe = () => catalogue.believe(catalogue.ready(0).whole, () => volume.flushForAll());
+  await learn();
+  await believe();
+  const [pair, generation] = [Buffer.alloc(16, 0xaa), Buffer.alloc(16, 1)];
+  await volume.beginGeneration(pair, generation);
+  await volume.commitGeneration(pair, generation);
+  await volume.write(2 * (64 * region + 7), [Buffer.alloc(512, 9)]);
+  await learn();
+  let believed = 0;
+  onRead = async () => {
+    onRead = async () => {};
+    await believe();
+    believed++;
+  };
+  const since = await volume.changesSince(pair);
+  expect(believed).toBe(1);
+  const named = changedRanges(since!, all).some(
+    ({ first, count }) => first <= 64 * region + 7 && 64 * region + 7 < first + count,
+  );
+  expect(named).toBe(true);
 });

@@ -218,6 +218,7 @@ export class Simulation {
   readonly #volume: SimVolume;
   readonly #storage: SimStorage;
   readonly #clock = new FakeClock();
+  readonly #pagesMax: number;
   #schedule!: Schedule;
   #catalogued!: CataloguedVolume;
   #catalogue!: Catalogue;
@@ -235,6 +236,7 @@ export class Simulation {
     this.#volume.random = this.#random;
     this.#shape = new TreeShape(this.#extents, 32);
     this.#storage = new SimStorage(this.#shape.fileBytes);
+    this.#pagesMax = oneOf(this.#random, [1, 3, 2048]);
   }
 
   async #open(): Promise<void> {
@@ -246,9 +248,12 @@ export class Simulation {
       extentBytes,
       digest,
       this.#clock,
+      this.#pagesMax,
     );
     // Nobody waits while a folder is only listed.
-    const opening = Histories.open(this.#folder.over(this.#schedule), this.#extents, false);
+    const opening = Histories.open(this.#folder.over(this.#schedule), this.#extents, false, {
+      pagesMax: this.#pagesMax,
+    });
     this.#go(opening);
     await this.#calm();
     this.#catalogued = new CataloguedVolume(this.#volume, this.#catalogue, {
