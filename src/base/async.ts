@@ -63,6 +63,51 @@ export class Semaphore {
 }
 
 /**
+ * Keys for which something has to be done, by one `action` for all that have come since the last one began. One action at
+ * a time.
+ */
+export class Batch<K> {
+  readonly #action: (keys: readonly K[]) => Promise<void>;
+  #wanted = new Map<K, PromiseWithResolvers<void>>();
+  #busy = false;
+
+  constructor(action: (keys: readonly K[]) => Promise<void>) {
+    this.#action = action;
+  }
+
+  /** Resolves when an action that began after this call has ended for all of them. @throws what it threw */
+  async want(keys: readonly K[]): Promise<void> {
+    const waits = keys.map((key) => {
+      let wanted = this.#wanted.get(key);
+      if (!wanted) {
+        wanted = Promise.withResolvers<void>();
+        wanted.promise.catch(() => {}); // whoever waits sees it
+        this.#wanted.set(key, wanted);
+      }
+      return wanted.promise;
+    });
+    void this.#run();
+    await Promise.all(waits);
+  }
+
+  async #run(): Promise<void> {
+    if (this.#busy) return;
+    this.#busy = true;
+    while (this.#wanted.size > 0) {
+      const wanted = this.#wanted;
+      this.#wanted = new Map();
+      try {
+        await this.#action([...wanted.keys()]);
+        for (const { resolve } of wanted.values()) resolve();
+      } catch (error) {
+        for (const { reject } of wanted.values()) reject(error);
+      }
+    }
+    this.#busy = false;
+  }
+}
+
+/**
  * Applies `work` to the items with up to `depth` under way at once, and yields the results in the order of the items.
  * When `work` or the consumer fails, what is under way is awaited before the failure goes on, so that nothing runs
  * behind the caller's back.

@@ -7,7 +7,7 @@
 //   overlapped by one, and a region is believed again, by whoever opens the catalogue, only after the volume was flushed.
 // - Whatever the instant at which everything stops, no entry that is believed afterwards is wrong.
 // - Memory is bounded: pages are cached, and what is known of regions that are being written can be forgotten.
-import { Semaphore } from "../base/async.ts";
+import { Batch, Semaphore } from "../base/async.ts";
 import { type DigestSpec, identifierOf } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Page } from "./page.ts";
@@ -15,8 +15,8 @@ import { PageStore, type Storage } from "./page-store.ts";
 import { isKnown, type Region, Regions, type Ticket } from "./regions.ts";
 import { fanOut, regionOf, TreeShape } from "./shape.ts";
 
-/** Regions that are searched before others have their turn. */
-const findYieldRegions = 256;
+/** Regions that are gone through before others have their turn. */
+const yieldRegions = 256;
 export const extentKnowledge = { unknown: 0, known: 1, suspect: 2 } as const;
 
 export interface Lookup {
@@ -35,8 +35,8 @@ export class Catalogue {
   /** One at a time changes nodes above the extents. */
   readonly #turn = new Semaphore(1);
   readonly #regions: Regions;
-  #wanted = new Map<number, PromiseWithResolvers<void>>();
-  #marking = false;
+  /** Regions that writes wait for: all of them are marked with one flush. */
+  readonly #marks = new Batch<number>((regions) => this.#inTurn(() => this.#disbelieve(regions)));
   /** Marks could not be put on the medium: what it says of them is not known, and no other write may begin. */
   #failure: unknown;
   #zeroIdentifiers: readonly Buffer[] = [];
@@ -77,6 +77,15 @@ export class Catalogue {
     return catalogue;
   }
 
+  async #inTurn<T>(action: () => Promise<T>): Promise<T> {
+    const leave = await this.#turn.acquire();
+    try {
+      return await action();
+    } finally {
+      leave();
+    }
+  }
+
   get lost(): Error | undefined {
     return this.#lost;
   }
@@ -98,19 +107,10 @@ export class Catalogue {
   async #beginLater(ticket: Ticket): Promise<Ticket> {
     while (!this.#lost && !this.#regions.enter(ticket)) {
       if (this.#failure !== undefined) throw this.#failure;
-      const waits: Promise<void>[] = [];
-      for (let region = regionOf(ticket.first); region <= regionOf(ticket.last); region++) {
-        if (this.#regions.has(region)) continue;
-        let wanted = this.#wanted.get(region);
-        if (!wanted) {
-          wanted = Promise.withResolvers<void>();
-          wanted.promise.catch(() => {}); // whoever waits sees it
-          this.#wanted.set(region, wanted);
-        }
-        waits.push(wanted.promise);
-      }
-      void this.#mark();
-      await Promise.all(waits);
+      const missing: number[] = [];
+      for (let region = regionOf(ticket.first); region <= regionOf(ticket.last); region++)
+        if (!this.#regions.has(region)) missing.push(region);
+      await this.#marks.want(missing);
     }
     return ticket;
   }
@@ -136,29 +136,6 @@ export class Catalogue {
     this.#regions.doubt();
   }
 
-  /** Marks what is wanted, all of it with one flush, until nothing is wanted. */
-  async #mark(): Promise<void> {
-    if (this.#marking) return;
-    this.#marking = true;
-    try {
-      while (this.#wanted.size > 0) {
-        const leave = await this.#turn.acquire(1);
-        const wanted = this.#wanted;
-        this.#wanted = new Map();
-        try {
-          await this.#disbelieve([...wanted.keys()]);
-          for (const { resolve } of wanted.values()) resolve();
-        } catch (error) {
-          for (const { reject } of wanted.values()) reject(error);
-        } finally {
-          leave();
-        }
-      }
-    } finally {
-      this.#marking = false;
-    }
-  }
-
   /** Takes the belief in regions back, on the medium, and makes their entries. Within a turn. */
   async #disbelieve(numbers: readonly number[]): Promise<void> {
     const known = new Map<number, Page>();
@@ -178,8 +155,7 @@ export class Catalogue {
     if (this.#failure !== undefined) throw this.#failure;
     if (changed) {
       try {
-        await this.#store.write();
-        await this.#store.flush();
+        await this.#writeDown();
       } catch (error) {
         // What was cleared in memory may still be set on the medium, and a second flush would not tell.
         this.#failure = error;
@@ -266,15 +242,9 @@ export class Catalogue {
     }
   }
 
-  async #damaged(number: number): Promise<void> {
-    const leave = await this.#turn.acquire(1);
-    try {
-      await this.#disbelieve([number]);
-    } catch {
-      // Nobody believes it: it is found again.
-    } finally {
-      leave();
-    }
+  #damaged(number: number): Promise<void> {
+    // If that fails: nobody believes it, and it is found again.
+    return this.#inTurn(() => this.#disbelieve([number])).catch(() => {});
   }
 
   #isZeroRegion(identifier: Buffer): boolean {
@@ -286,43 +256,16 @@ export class Catalogue {
     return identifierOf(this.digest, children);
   }
 
-  /**
-   * An extent for each of the identifiers in `wanted`, if one that is believed has it. All of the catalogue is looked
-   * through, but for what is zeros.
-   */
-  async find(wanted: Buffer): Promise<(number | undefined)[]> {
-    const { identifierBytes, nodes } = this.shape;
-    const count = wanted.length / identifierBytes;
-    const places = new Array<number | undefined>(count).fill(undefined);
-    const headOf = (identifier: Buffer) => identifier.readUIntBE(0, Math.min(6, identifierBytes));
-    const wantedBy = new Map<number, number[]>();
-    for (let i = 0; i < count; i++) {
-      const head = headOf(wanted.subarray(i * identifierBytes, (i + 1) * identifierBytes));
-      const same = wantedBy.get(head);
-      if (same) same.push(i);
-      else wantedBy.set(head, [i]);
-    }
-    let missing = count;
-    for (let number = 0; number < nodes[1]! && missing > 0 && !this.#lost; number++) {
-      if (number % findYieldRegions === 0) await new Promise((resolve) => setImmediate(resolve));
+  /** Regions that are believed, in order, but for those that are zeros. Others have their turn now and then. */
+  async *believed(): AsyncGenerator<{ first: number; extents: number; page: Page }> {
+    for (let number = 0; number < this.shape.nodes[1]! && !this.#lost; number++) {
+      if (number % yieldRegions === 0) await new Promise((resolve) => setImmediate(resolve));
       const parent = await this.#store.page(1, regionOf(number));
       const index = number % fanOut;
       if (!parent.isValid(index) || this.#isZeroRegion(parent.identifier(index))) continue;
       const page = await this.#believedLeaves(number);
-      if (!page) continue;
-      const extents = this.shape.nodesIn(0, number);
-      for (let i = 0; i < extents; i++) {
-        const identifier = page.identifier(i);
-        for (const which of wantedBy.get(headOf(identifier)) ?? []) {
-          if (places[which] !== undefined) continue;
-          const at = which * identifierBytes;
-          if (wanted.compare(identifier, 0, identifierBytes, at, at + identifierBytes) !== 0) continue;
-          places[which] = number * fanOut + i;
-          missing--;
-        }
-      }
+      if (page) yield { first: number * fanOut, extents: this.shape.nodesIn(0, number), page };
     }
-    return places;
   }
 
   // --- what was digested ---
@@ -371,6 +314,18 @@ export class Catalogue {
   /** Regions that nobody writes to: of which everything is known, and others that have been idle for a while. */
   ready(idleMs: number): { whole: number[]; idle: number[] } {
     return this.#regions.ready(idleMs);
+  }
+
+  /** Something of a region can't be digested: it is not ready for so long, unless it is written to. */
+  postpone(number: number, forMs: number): void {
+    this.#regions.postpone(number, forMs);
+  }
+
+  /** True once after what was known of regions had to be forgotten. */
+  takeForgotten(): boolean {
+    const { forgotten } = this.#regions;
+    this.#regions.forgotten = false;
+    return forgotten;
   }
 
   /** Has `flush` put the volume's data on its medium, then believes the regions that nobody has written to since. */
@@ -464,22 +419,17 @@ export class Catalogue {
   // --- bit rot ---
 
   /** Extents whose medium differs from what was written: not to be believed until they are written anew. */
-  async suspect(extents: readonly number[]): Promise<void> {
-    const leave = await this.#turn.acquire(1);
-    try {
-      const numbers = [...new Set(extents.map(regionOf))];
-      await this.#disbelieve(numbers);
+  suspect(extents: readonly number[]): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#disbelieve([...new Set(extents.map(regionOf))]);
       for (const extent of extents) {
         const stored = await this.#store.page(0, regionOf(extent));
         const page = this.#regions.get(regionOf(extent))?.page ?? stored;
         page.setSuspect(extent % fanOut, true);
         this.#store.changed(page);
       }
-      await this.#store.write();
-      await this.#store.flush();
-    } finally {
-      leave();
-    }
+      await this.#writeDown();
+    });
   }
 
   /** A write has replaced all of these extents: whatever was wrong with them is gone. */
@@ -496,13 +446,12 @@ export class Catalogue {
   }
 
   /** Everything that was changed is on the catalogue's medium. */
-  async flush(): Promise<void> {
-    const leave = await this.#turn.acquire(1);
-    try {
-      await this.#store.write();
-      await this.#store.flush();
-    } finally {
-      leave();
-    }
+  flush(): Promise<void> {
+    return this.#inTurn(() => this.#writeDown());
+  }
+
+  async #writeDown(): Promise<void> {
+    await this.#store.write();
+    await this.#store.flush();
   }
 }

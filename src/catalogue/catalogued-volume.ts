@@ -28,6 +28,7 @@ import {
 } from "../volume/volume.ts";
 import { type Catalogue, extentKnowledge } from "./catalogue.ts";
 import { changesSince } from "./changes.ts";
+import { findExtents } from "./find.ts";
 import type { Histories } from "./history.ts";
 import { regionsOfWriteMax, type Ticket } from "./regions.ts";
 import { fanOut } from "./shape.ts";
@@ -194,7 +195,7 @@ export class CataloguedVolume implements Volume {
   }
 
   async findExtents(wanted: Buffer): Promise<(number | undefined)[]> {
-    const places = await this.catalogue.find(wanted);
+    const places = await findExtents(this.catalogue, wanted);
     return places.map((extent) => (extent === undefined ? undefined : extent * this.extentBlocks));
   }
 

@@ -1,38 +1,32 @@
-// Keeps the catalogue of a volume that this process owns: opens it, decides whether its entries may be believed, has
-// digested what was written, and closes it.
+// Keeps the catalogue of a volume that this process owns: opens it, says that its owner is alive, has it digested and
+// scrubbed in the background, and closes it.
 //
-// Guarantees: entries are believed at the start only if the catalogue is this volume's, in its present size, and nobody
-// can be seen to have written since the last owner let go: closed in order, the volume's change mark must be the one
-// noted then; left by a crash, the volume must not have been written to later than the owner was alive. What can't be
-// seen, docs/formats/catalogue.md lists. Digesting goes on beside the work, for a quarter of the time at most.
+// Guarantees: what is found is believed only as far as trust.ts says. A catalogue has one keeper at a time, and all of it
+// is on the medium when it is closed in order.
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { Semaphore } from "../base/async.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
 import type { DigestSpec } from "../digest/spec.ts";
 import { BlockFile } from "../platform/block-file.ts";
-import type { Clock, Timer } from "../platform/clock.ts";
+import type { Clock } from "../platform/clock.ts";
 import { emptyFile, fileExists, makeFile, removeFile } from "../platform/durable-file.ts";
+import { Loop } from "../platform/loop.ts";
 import type { Random } from "../platform/random.ts";
 import type { Volume } from "../volume/volume.ts";
 import { Catalogue } from "./catalogue.ts";
 import { CataloguedVolume } from "./catalogued-volume.ts";
-import { encodeHeader, type Header, newestHeader } from "./header.ts";
+import { encodeHeader, type Header } from "./header.ts";
 import { Histories } from "./history.ts";
 import { historyFolder } from "./history-folder.ts";
 import type { Storage } from "./page-store.ts";
 import { type ScrubOptions, type ScrubProgress, scrub } from "./scrub.ts";
-import { fanOut, headerBytes, TreeShape } from "./shape.ts";
+import { headerBytes, TreeShape } from "./shape.ts";
+import { changeMarkOf, disbelief, readHeader, volumeName } from "./trust.ts";
+import { Upkeep } from "./upkeep.ts";
 
 const tickMs = 500;
 const beatMs = 5_000;
-/** How much later than the last beat a volume may have been written to by an owner that died. */
-const beatSlackMs = 10_000;
-const idleMs = 2_000;
-const believedAtOnce = 256;
-/** Regions that are digested in one go when nobody else asks for them. */
-const sweepRegions = 16;
-/** Of the time, for digesting in the background: one part in this many. */
-const dutyParts = 4;
 
 export interface KeeperOptions {
   /** Where catalogues are kept. */
@@ -61,13 +55,11 @@ export class CatalogueKeeper implements AsyncDisposable {
   readonly volume: CataloguedVolume;
   readonly #storage: Storage;
   readonly #options: KeeperOptions;
+  readonly #upkeep: Upkeep;
+  readonly #loops: Loop[] = [];
   #header: Header;
-  #timer: Timer | undefined;
-  #work: Promise<void> = Promise.resolve();
-  #beaten = 0;
-  #sweep = 0;
-  #sweeping = true;
-  #restUntilMs = 0;
+  /** One at a time writes it: the two copies take turns. */
+  readonly #headerTurn = new Semaphore(1);
   #stopped = false;
   readonly #stopping = new AbortController();
 
@@ -76,6 +68,7 @@ export class CatalogueKeeper implements AsyncDisposable {
     this.#storage = storage;
     this.#header = header;
     this.#options = options;
+    this.#upkeep = new Upkeep(volume, options.clock);
   }
 
   /** Takes over `volume` for as long as it is kept. @throws AgentError `io_error`, `volume_in_use`, `no_space` */
@@ -112,8 +105,9 @@ export class CatalogueKeeper implements AsyncDisposable {
     let file = await BlockFile.open(path, true);
     try {
       const found = isNew ? undefined : await readHeader(file);
-      const mark = (await changeMarkOf(volume)) ?? "";
-      const why = isNew ? "there was none" : await disbelief(found, expected, mark, options);
+      const why = isNew
+        ? "there was none"
+        : await disbelief(found, expected, await changeMarkOf(volume), options.changedMs);
       if (why !== undefined) {
         // Nothing of an old one may shine through: the file begins anew, as one hole.
         file.close();
@@ -166,154 +160,86 @@ export class CatalogueKeeper implements AsyncDisposable {
    * @throws what reading the catalogue or its file gives
    */
   async scrub(
-    options: Omit<ScrubOptions, "clock">,
+    options: Omit<ScrubOptions, "clock" | "reached">,
     regions = Number.POSITIVE_INFINITY,
   ): Promise<ScrubProgress> {
+    const { clock } = this.#options;
     const all = this.volume.catalogue.shape.nodes[1]!;
     const first = this.#header.scrubNext < all ? this.#header.scrubNext : 0;
-    const progress = await scrub(this.volume, first, Math.min(regions, all - first), {
+    return scrub(this.volume, first, Math.min(regions, all - first), {
       ...options,
-      clock: this.#options.clock,
+      clock,
+      reached: (next) =>
+        this.#writeHeader(next === all ? { scrubNext: 0, scrubbedMs: clock.nowMs() } : { scrubNext: next }),
     });
-    await this.#writeHeader(
-      progress.done
-        ? { scrubNext: 0, scrubbedMs: this.#options.clock.nowMs() }
-        : { scrubNext: progress.next },
-    );
-    return progress;
   }
 
-  /** Has been idle long enough for a scrub, or is in the middle of one. */
+  /** Long enough after the last scrub, or in the middle of one. */
   get #scrubIsDue(): boolean {
     const { scrub: wanted, clock } = this.#options;
-    if (!wanted || this.#sweeping) return false;
+    if (!wanted || this.#upkeep.sweeping || this.volume.catalogue.lost) return false;
     return this.#header.scrubNext > 0 || clock.nowMs() - this.#header.scrubbedMs >= wanted.everyMs;
   }
 
   async #scrubOn(): Promise<void> {
+    if (!this.#scrubIsDue) return;
     const { scrub: wanted, log } = this.#options;
-    const begins = this.#header.scrubNext === 0;
-    if (begins) log("info", `scrub of "${this.volume.name}" begins`);
-    const { done } = await this.scrub(
-      {
-        bytesPerSecond: wanted!.bytesPerSecond,
-        found: ({ kind, reason }) =>
-          log(
-            "error",
-            `scrub of "${this.volume.name}": ${kind === "differs" ? reason : `unreadable: ${reason}`}`,
-          ),
-        signal: this.#stopping.signal,
-      },
-      1,
-    );
-    if (done) log("info", `scrub of "${this.volume.name}" has ended`);
-  }
-
-  /** Begins to digest in the background. */
-  start(): void {
-    this.#sweeping = this.#options.fill;
-    this.#next();
-  }
-
-  #next(): void {
-    if (this.#stopped) return;
-    this.#timer = this.#options.clock.after(tickMs, () => {
-      this.#work = this.tick()
-        .catch((error: unknown) => {
-          if (!this.#stopped) this.#options.log("warning", `the catalogue waits: ${messageOf(error)}`);
-        })
-        .finally(() => this.#next());
+    const { name } = this.volume;
+    if (this.#header.scrubNext === 0) log("info", `scrub of "${name}" begins`);
+    const { done } = await this.scrub({
+      bytesPerSecond: wanted!.bytesPerSecond,
+      found: ({ kind, reason }) =>
+        log("error", `scrub of "${name}": ${kind === "differs" ? reason : `unreadable: ${reason}`}`),
+      signal: this.#stopping.signal,
     });
+    if (done) log("info", `scrub of "${name}" has ended`);
   }
 
-  /** One step of the work in the background. */
-  async tick(): Promise<void> {
-    const { clock } = this.#options;
-    if (this.volume.catalogue.lost) return;
-    const begunMs = clock.monotonicMs();
-    await this.#beat();
-    await this.settle(idleMs);
-    if (this.#scrubIsDue) {
-      await this.#scrubSteps();
-      return;
-    }
-    if (begunMs < this.#restUntilMs || !this.#sweeping) return;
-    await this.#sweepOn();
-    const tookMs = clock.monotonicMs() - begunMs;
-    this.#restUntilMs = clock.monotonicMs() + (dutyParts - 1) * tookMs;
-  }
-
-  /** For about as long as a tick; the rate keeps it from taking more than it may. */
-  async #scrubSteps(): Promise<void> {
-    const { clock } = this.#options;
-    const begunMs = clock.monotonicMs();
-    while (this.#scrubIsDue && !this.#stopped && clock.monotonicMs() - begunMs < tickMs)
-      await this.#scrubOn();
-  }
-
-  /** Digests what has been idle for a while, and believes what is known as a whole. */
-  async settle(forMs: number): Promise<void> {
-    const { catalogue } = this.volume;
-    for (const region of catalogue.ready(forMs).idle.slice(0, sweepRegions)) await this.#digest(region, 1);
-    for (;;) {
-      const whole = catalogue.ready(forMs).whole.slice(0, believedAtOnce);
-      if (whole.length === 0) return;
-      await catalogue.believe(whole, () => this.volume.flushForAll());
-      if (this.#stopped || catalogue.lost) return;
-      // What was written to meanwhile waits for the next time.
-      if (catalogue.ready(forMs).whole.some((region) => whole.includes(region))) return;
-    }
-  }
-
-  async #sweepOn(): Promise<void> {
-    const { shape } = this.volume.catalogue;
-    const regions = shape.nodes[1]!;
-    for (let steps = 0; steps < sweepRegions && this.#sweep < regions; steps++) {
-      const count = Math.min(sweepRegions, regions - this.#sweep);
-      await this.#digest(this.#sweep, count);
-      this.#sweep += count;
-      if (this.#stopped) return;
-      await this.settle(idleMs);
-    }
-    if (this.#sweep >= regions) this.#sweeping = false;
-  }
-
-  async #digest(region: number, regions: number): Promise<void> {
-    const end = Math.min((region + regions) * fanOut, this.volume.catalogue.shape.nodes[0]!);
-    for (let first = region * fanOut; first < end && !this.#stopped; ) {
-      const { extents, unreadable } = await this.volume.digest(first, end - first);
-      first += unreadable ? extents + 1 : extents;
-    }
+  /** Begins to work in the background. */
+  start(): void {
+    const { clock, fill, log, scrub: wanted } = this.#options;
+    if (fill) this.#upkeep.sweep();
+    const loop = (everyMs: number, action: () => Promise<void>) =>
+      new Loop(clock, everyMs, action, (error) =>
+        log("warning", `the catalogue of "${this.volume.name}" waits: ${messageOf(error)}`),
+      );
+    // Each by itself: a medium that takes long to scrub does not keep its owner from saying that it is alive.
+    this.#loops.push(
+      loop(beatMs, () => this.#beat()),
+      loop(tickMs, () => this.#upkeep.step()),
+    );
+    if (wanted) this.#loops.push(loop(tickMs, () => this.#scrubOn()));
   }
 
   /** Digests all that is not known, without resting. */
-  async fill(signal: AbortSignal): Promise<void> {
-    const regions = this.volume.catalogue.shape.nodes[1]!;
-    for (let region = 0; region < regions; region += sweepRegions) {
-      signal.throwIfAborted();
-      await this.#digest(region, Math.min(sweepRegions, regions - region));
-      await this.settle(0);
-    }
+  fill(signal: AbortSignal): Promise<void> {
+    return this.#upkeep.fill(signal);
   }
 
   async #beat(): Promise<void> {
-    const now = this.#options.clock.monotonicMs();
-    if (now - this.#beaten < beatMs) return;
-    this.#beaten = now;
-    await this.#writeHeader({ beatMs: this.#options.clock.nowMs() });
+    if (!this.volume.catalogue.lost) await this.#writeHeader({ beatMs: this.#options.clock.nowMs() });
   }
 
   async #writeHeader(changes: Partial<Header>): Promise<void> {
-    this.#header = { ...this.#header, ...changes, sequence: this.#header.sequence + 1 };
-    await this.#storage.write((this.#header.sequence % 2) * headerBytes, [encodeHeader(this.#header)]);
+    const leave = await this.#headerTurn.acquire();
+    try {
+      this.#header = { ...this.#header, ...changes, sequence: this.#header.sequence + 1 };
+      await this.#storage.write((this.#header.sequence % 2) * headerBytes, [encodeHeader(this.#header)]);
+    } finally {
+      leave();
+    }
+  }
+
+  async #stop(): Promise<void> {
+    this.#stopped = true;
+    this.#stopping.abort();
+    this.#upkeep.stop();
+    for (const loop of this.#loops) await loop[Symbol.asyncDispose]();
   }
 
   /** Lets go at once, as a crash does: what was not on the medium is not put there. */
   async abandon(): Promise<void> {
-    this.#stopped = true;
-    this.#stopping.abort();
-    this.#timer?.cancel();
-    await this.#work;
+    await this.#stop();
     this.volume.histories?.close();
     this.#storage.close();
   }
@@ -321,18 +247,10 @@ export class CatalogueKeeper implements AsyncDisposable {
   /** Everything that is known is on the medium, and how the volume is now; the volume itself stays open. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#stopped) return;
-    this.#stopped = true;
-    this.#stopping.abort();
-    this.#timer?.cancel();
-    await this.#work;
-    const { catalogue } = this.volume;
+    await this.#stop();
     try {
-      if (catalogue.lost) return;
-      const { whole } = catalogue.ready(0);
-      for (let at = 0; at < whole.length; at += believedAtOnce) {
-        await catalogue.believe(whole.slice(at, at + believedAtOnce), () => this.volume.flushForAll());
-      }
-      await catalogue.flush();
+      if (this.volume.catalogue.lost) return;
+      await this.#upkeep.finish();
       const mark = await changeMarkOf(this.volume);
       // Without a mark nobody could tell whether somebody has written since.
       if (mark === undefined) return;
@@ -348,49 +266,4 @@ export class CatalogueKeeper implements AsyncDisposable {
       this.#storage.close();
     }
   }
-}
-
-/** What a catalogue is bound to: the volume's name, and of a file the inode. */
-function volumeName(volume: Volume): Buffer {
-  const inode =
-    volume.identity.keys
-      .find((key) => key.startsWith("file:"))
-      ?.split(":")
-      .at(-1) ?? "";
-  return createHash("sha256").update(`${volume.identity.uuid}\n${inode}`).digest();
-}
-
-/** A device counts its writes from the boot of the host: another boot tells nothing. */
-async function changeMarkOf(volume: Volume): Promise<string | undefined> {
-  const mark = await volume.changeMark();
-  const device = volume.identity.keys.find((key) => key.startsWith("device:")) ?? "";
-  return mark && `${mark} ${device}`;
-}
-
-async function readHeader(file: BlockFile): Promise<Header | undefined> {
-  const bytes = Buffer.alloc(2 * headerBytes);
-  await file.read(0, bytes);
-  return newestHeader([bytes.subarray(0, headerBytes), bytes.subarray(headerBytes)]);
-}
-
-/** Why the entries are not to be believed; undefined if they are. */
-async function disbelief(
-  found: Header | undefined,
-  expected: Pick<Header, "blockBytes" | "blocks" | "extentBytes" | "digest" | "volume">,
-  mark: string,
-  options: KeeperOptions,
-): Promise<string | undefined> {
-  if (!found) return "its header is damaged";
-  if (!found.volume.equals(expected.volume)) return "it is of another volume";
-  if (found.blocks !== expected.blocks || found.blockBytes !== expected.blockBytes)
-    return "the volume has another size";
-  if (found.extentBytes !== expected.extentBytes || found.digest !== expected.digest)
-    return "it has other digests";
-  if (found.closed) {
-    return mark !== "" && found.mark === mark ? undefined : "the volume was written to since it was closed";
-  }
-  const changedMs = await options.changedMs();
-  if (changedMs !== undefined && changedMs > found.beatMs + beatSlackMs)
-    return "the volume was written to after its owner had died";
-  return undefined;
 }

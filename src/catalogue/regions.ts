@@ -20,6 +20,8 @@ export interface Region {
   /** Of the last write. */
   tick: number;
   touchedMs: number;
+  /** Not to be digested before, unless it is written to. */
+  waitUntilMs: number;
   /**
    * Extents that were written to since the region was believed last, or may have been. What they were written back to does
    * not matter: somebody may have seen what they held in between.
@@ -43,6 +45,8 @@ export class Regions {
   /** Those that were made first come first. */
   readonly #regions = new Map<number, Region>();
   #tick = 0;
+  /** Something was forgotten since this was set to false. */
+  forgotten = false;
 
   constructor(shape: TreeShape, clock: Clock) {
     this.#shape = shape;
@@ -70,6 +74,7 @@ export class Regions {
       active: 0,
       tick: this.#tick,
       touchedMs: this.#clock.monotonicMs(),
+      waitUntilMs: 0,
       changed: new Uint8Array(fanOut).fill(known ? 0 : 1),
       page,
     };
@@ -77,7 +82,9 @@ export class Regions {
     this.#regions.set(number, region);
     for (const [oldest, { active }] of this.#regions) {
       if (this.#regions.size <= regionsMax) break;
-      if (active === 0) this.#regions.delete(oldest);
+      if (active > 0) continue;
+      this.#regions.delete(oldest);
+      this.forgotten = true;
     }
     return region;
   }
@@ -106,6 +113,12 @@ export class Regions {
     }
   }
 
+  /** Something of it can't be digested now. */
+  postpone(number: number, forMs: number): void {
+    const region = this.#regions.get(number);
+    if (region) region.waitUntilMs = this.#clock.monotonicMs() + forMs;
+  }
+
   #stamp(first: number, last: number, writes: number): void {
     const tick = ++this.#tick;
     const now = this.#clock.monotonicMs();
@@ -114,6 +127,7 @@ export class Regions {
       if (!region) continue;
       region.tick = tick;
       region.touchedMs = now;
+      region.waitUntilMs = 0;
       region.active += writes;
       const base = number * fanOut;
       const [from, to] = [Math.max(0, first - base), Math.min(fanOut, last + 1 - base)];
@@ -130,7 +144,7 @@ export class Regions {
     for (const region of this.#regions.values()) {
       if (region.active > 0 || region.page.anySuspect(fanOut)) continue;
       if (isKnown(region)) whole.push(region.number);
-      else if (now - region.touchedMs >= idleMs) idle.push(region.number);
+      else if (now - region.touchedMs >= idleMs && now >= region.waitUntilMs) idle.push(region.number);
     }
     return { whole, idle };
   }

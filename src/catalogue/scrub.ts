@@ -19,6 +19,8 @@ export interface ScrubOptions {
   readonly bytesPerSecond: number;
   readonly clock: Clock;
   readonly found: (finding: ScrubFinding) => void;
+  /** Told after each region which one is the next. */
+  readonly reached?: (next: number) => Promise<void>;
   readonly signal?: AbortSignal;
 }
 
@@ -54,6 +56,7 @@ export async function scrub(
     const { blockBytes } = volume.geometry;
     const bytes = (part.proved + part.differing) * volume.extentBlocks * blockBytes;
     const restMs = (1000 * bytes) / options.bytesPerSecond - (options.clock.monotonicMs() - begunMs);
+    await options.reached?.(region + 1);
     if (restMs > 0) await options.clock.sleep(restMs, options.signal);
   }
   return { ...sum, next: region, done: region >= all };

@@ -2,7 +2,12 @@
 //
 // Level 0 has the extents; a node of level n + 1 stands for up to `fanOut` nodes of level n; the last level is the root
 // alone. A page holds the identifiers of `fanOut` neighbours: the children of one node.
+//
+// Guarantees: a page lies where it lies whatever the size of the volume, so that one that grows needs nothing moved. Each
+// comes before the pages below it (pre-order), with room at the beginning for the levels that a tree may have one day.
 export const fanOut = 64;
+/** Nodes of this level have no parents: a tree has 64 to this power extents at most. */
+const levelMax = 8;
 
 /** The parent of a node, and the region of an extent. */
 export const regionOf = (node: number): number => Math.floor(node / fanOut);
@@ -17,8 +22,6 @@ export class TreeShape {
   readonly identifierBytes: number;
   readonly pageBytes: number;
   readonly fileBytes: number;
-  /** The number of the first page of each level, counted from the root's. */
-  readonly #firstPage: readonly number[];
 
   constructor(extents: number, identifierBytes: number) {
     const nodes = [extents];
@@ -28,14 +31,7 @@ export class TreeShape {
     this.nodes = nodes;
     this.identifierBytes = identifierBytes;
     this.pageBytes = pageHeaderBytes + fanOut * identifierBytes;
-    const firstPage = new Array<number>(nodes.length);
-    let page = 0;
-    for (let level = nodes.length - 1; level >= 0; level--) {
-      firstPage[level] = page;
-      page += this.pages(level);
-    }
-    this.#firstPage = firstPage;
-    this.fileBytes = 2 * headerBytes + page * this.pageBytes;
+    this.fileBytes = this.offsetOf(0, this.pages(0) - 1) + this.pageBytes;
   }
 
   get rootLevel(): number {
@@ -53,7 +49,12 @@ export class TreeShape {
 
   /** Bytes from the beginning of the file. */
   offsetOf(level: number, page: number): number {
-    return 2 * headerBytes + (this.#firstPage[level]! + page) * this.pageBytes;
+    // The first page of level 0 below it; pages that begin before, and those above it that begin with it, come first.
+    const leaf = page * fanOut ** level;
+    let before = 0;
+    for (let each = 0; each <= levelMax; each++)
+      before += Math.floor(leaf / fanOut ** each) + (each > level ? 1 : 0);
+    return 2 * headerBytes + before * this.pageBytes;
   }
 
   /** Extents below one node of a level. */

@@ -242,7 +242,7 @@ async function serve(options: ServeOptions): Promise<number> {
         ? `${JSON.stringify({ target: targetName, luns: urls })}\n`
         : urls.map(({ url }) => `${url}\n`).join(""),
     );
-    using _ = served.watchSizes();
+    await using _ = served.watchSizes();
     logLine("info", `${await stopped}: stopping`);
   } finally {
     await target.stop();

@@ -3,11 +3,12 @@
 // Guarantees: what an earlier run left unfinished (WRITE ATOMIC, a catalogue) is dealt with before anybody can use the
 // unit; after disposal nothing of them is open, and their catalogues are closed in order.
 import { join } from "node:path";
-import { AgentError } from "../base/errors.ts";
+import { AgentError, messageOf } from "../base/errors.ts";
 import { CatalogueKeeper } from "../catalogue/keeper.ts";
 import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { lastChangeMs, mountedAt } from "../platform/local-volumes.ts";
+import { Loop } from "../platform/loop.ts";
 import { systemRandom } from "../platform/random.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
 import { AtomicJournal } from "../target/atomic-journal.ts";
@@ -91,27 +92,34 @@ export class ServedUnits implements AsyncDisposable {
       );
     }
     let volume = await openVolume(path, { writable: !readonly, blockBytes: blockSize });
+    let keeper: CatalogueKeeper | undefined;
     try {
       const mounted = readonly ? await mountedAt(path) : undefined;
       if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
       const uuid = volume.identity.uuid!;
       const store = new ReservationStore(join(stateFolder, "reservations", uuid), uuid);
       const reservations = new UnitReservations(store, await store.load());
-      if (options.catalogue) volume = await this.#catalogued(volume, around);
+      if (options.catalogue) {
+        keeper = await this.#keeper(volume, around);
+        volume = keeper.volume;
+      }
       const journal = readonly ? undefined : await recoveredJournal(stateFolder, volume, uuid);
       const clock = systemClock;
       const lun = this.units.length;
       this.units.push(
         new LogicalUnit(lun, volume, { readonly, removable, reservations, journal, uuid, clock }),
       );
+      if (keeper) this.#keepers.push(keeper);
+      keeper?.start();
     } catch (error) {
+      await keeper?.[Symbol.asyncDispose]();
       await volume[Symbol.asyncDispose]();
       throw error;
     }
   }
 
-  async #catalogued(volume: Volume, { stateFolder, scrub }: Surroundings): Promise<Volume> {
-    const keeper = await CatalogueKeeper.open(volume, {
+  #keeper(volume: Volume, { stateFolder, scrub }: Surroundings): Promise<CatalogueKeeper> {
+    return CatalogueKeeper.open(volume, {
       folder: stateFolder,
       digest: parseDigestSpec(defaultDigest),
       extentBytes: extentBytesDefault,
@@ -122,9 +130,6 @@ export class ServedUnits implements AsyncDisposable {
       fill: true,
       scrub,
     });
-    keeper.start();
-    this.#keepers.push(keeper);
-    return keeper.volume;
   }
 
   /** Everything that was written is on disk. @throws AgentError for the first volume of which that is not so */
@@ -135,27 +140,22 @@ export class ServedUnits implements AsyncDisposable {
   }
 
   /** Looks every few seconds whether a volume has grown or shrunk: initiators are told then. */
-  watchSizes(): Disposable {
-    let over = false;
-    const watch = () => systemClock.after(sizeWatchMs, () => void look());
-    const look = async () => {
-      for (const unit of this.units) {
-        if (!(await unit.remeasure())) continue;
-        const { blocks, blockBytes } = unit.volume.geometry;
-        logLine(
-          "info",
-          `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`,
-        );
-      }
-      if (!over) timer = watch();
-    };
-    let timer = watch();
-    return {
-      [Symbol.dispose]() {
-        over = true;
-        timer.cancel();
+  watchSizes(): AsyncDisposable {
+    return new Loop(
+      systemClock,
+      sizeWatchMs,
+      async () => {
+        for (const unit of this.units) {
+          if (!(await unit.remeasure())) continue;
+          const { blocks, blockBytes } = unit.volume.geometry;
+          logLine(
+            "info",
+            `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`,
+          );
+        }
       },
-    };
+      (error) => logLine("error", `the size of what is served can't be told: ${messageOf(error)}`),
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

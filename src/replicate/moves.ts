@@ -58,6 +58,7 @@ export function canMove(job: SynchronizeOptions): boolean {
     replica.copyExtents !== undefined &&
     traits.findsExtents === true &&
     traits.copiesExtents === true &&
+    !job.fresh && // what is found is found by catalogues
     trusted.has(digest.text) &&
     traits.catalogue?.digest === digest.text &&
     traits.catalogue.extentBlocks * replica.geometry.blockBytes === extentBytes

@@ -32,10 +32,10 @@ interface Kept extends AsyncDisposable {
 async function keep(
   path: string,
   folder: string,
-  more: { extentBytes?: number; digest?: string } = {},
+  more: { extentBytes?: number; digest?: string; blockBytes?: number } = {},
 ): Promise<Kept> {
   const log: string[] = [];
-  const volume = await FileVolume.open(path, { writable: true });
+  const volume = await FileVolume.open(path, { writable: true, blockBytes: more.blockBytes ?? 512 });
   const keeper = await CatalogueKeeper.open(volume, {
     folder,
     digest: parseDigestSpec(more.digest ?? "sha256"),
@@ -151,6 +151,36 @@ describe("a catalogue that was closed", () => {
       expect(anew(kept.log)[0]).toMatch(/has other digests/);
       expect(await known(kept)).toBe(0);
     }
+  });
+
+  test("is with blocks of another size", async () => {
+    const { folder, path } = await closed();
+    await using _ = folder;
+    for (const blockBytes of [4096, 512]) {
+      await using kept = await keep(path, folder.path, { blockBytes });
+      expect([await known(kept), anew(kept.log)]).toEqual([144, []]);
+    }
+  });
+
+  test("is scrubbed from where the last scrub was interrupted", async () => {
+    const { folder, path } = await closed();
+    await using _ = folder;
+    const stop = new AbortController();
+    {
+      await using kept = await keep(path, folder.path);
+      const scrubbed = kept.keeper.scrub({
+        // The second region would be a day later.
+        bytesPerSecond: 50,
+        found: () => {},
+        signal: stop.signal,
+      });
+      setTimeout(() => stop.abort(new Error("interrupted")), 200);
+      await expect(scrubbed).rejects.toThrow("interrupted");
+    }
+    await using kept = await keep(path, folder.path);
+    const rest = { bytesPerSecond: Number.POSITIVE_INFINITY, found: () => {} };
+    expect(await kept.keeper.scrub(rest)).toMatchObject({ proved: 80, done: true });
+    expect(await kept.keeper.scrub(rest)).toMatchObject({ proved: 144, done: true });
   });
 
   test("loses a page that is damaged, and nothing else", async () => {
