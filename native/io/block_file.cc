@@ -245,7 +245,10 @@ int BlockFile::next_data(uint64_t offset, uint64_t end, DataRange* range) const 
   if (info_.block_device) return 0;
   const off_t data = ::lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
   if (data < 0) {
-    if (errno == ENXIO) {  // a hole up to the end of the file
+    if (errno == ENXIO) {  // a hole up to the end of the file, or behind it
+      struct stat st;
+      if (::fstat(fd_, &st) < 0) return -errno;
+      if (static_cast<uint64_t>(st.st_size) < end) return -ENXIO;  // shorter than it was when it was opened
       *range = {end, 0};
       return 0;
     }

@@ -1,8 +1,8 @@
 // One open regular file or block device: positioned reads and writes, zeroing, unmapping, flushing.
 //
 // Guarantees: every call either does the whole of what it was asked or returns the negative errno of what went
-// wrong; short transfers are continued, EINTR is retried. A read past the end of a file that has shrunk is
-// -ENXIO, never silently zeros. Nothing is durable before flush() (or a write with `durable`) returned 0.
+// wrong; short transfers are continued, EINTR is retried. What is past the end of a file that has shrunk is
+// -ENXIO, never silently zeros or a hole. Nothing is durable before flush() (or a write with `durable`) returned 0.
 // Thread-safe: all calls are positioned, no state changes after open() but for `distrust_cache`.
 #pragma once
 

@@ -64,6 +64,7 @@ export async function writeJson(outcome: Outcome, context: ReportContext): Promi
       shipped: outcome.shipped,
       proved: outcome.proved,
       copied: outcome.copied,
+      trimmed: outcome.trimmed,
       history: outcome.history ?? null,
       backup: backup ?? null,
     }),
@@ -131,7 +132,7 @@ export async function writeText(outcome: Outcome, context: ReportContext): Promi
   const { job, command, dryRun, backup } = context;
   const { source, replica } = job;
   const { blockBytes } = source.geometry;
-  const { extents, bytes, shipped } = outcome;
+  const { extents, bytes, shipped, trimmed } = outcome;
   const differingBytes = outcome.ranges.blocks * blockBytes;
   const share = extents.total === 0 ? 0 : (100 * extents.differing) / extents.total;
   const lines = [
@@ -149,6 +150,10 @@ export async function writeText(outcome: Outcome, context: ReportContext): Promi
     lines.push(`  shipped  ${plural(shipped.extents, "extent")} (${formatBytes(shipped.bytes)})${zeroed}`);
     if (outcome.copied > 0) lines.push(`  copied   ${plural(outcome.copied, "extent")} within the replica`);
     if (outcome.proved > 0) lines.push(`  proved   ${plural(outcome.proved, "extent")} from the medium`);
+    if (trimmed.extents > 0)
+      lines.push(
+        `  trimmed  ${plural(trimmed.extents, "extent")} (${formatBytes(trimmed.bytes)}), holes at the source`,
+      );
     if (backup !== undefined) lines.push(`  backup   ${backup} holds what was overwritten`);
   }
   const wire = bytes.sent + bytes.received;

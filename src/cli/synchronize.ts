@@ -37,6 +37,7 @@ interface SyncOptions extends CompareOptions {
   readonly compress?: number | true;
   readonly narrow?: number | true;
   readonly moved?: boolean;
+  readonly trim?: boolean;
 }
 
 function addCommonOptions(command: Command): Command {
@@ -103,6 +104,7 @@ export function addSync(program: Command): void {
       "compare what differs again in pieces of so many bytes (default 4K), and ship those that differ",
       parseExtent,
     )
+    .option("--trim", "unmap at the replica what is a hole at the source, once all is equal")
     .option("--no-moved", "ship also what the replica could copy from another place of its own")
     .option(
       "--backup-dir <DIR>",
@@ -114,6 +116,7 @@ export function addSync(program: Command): void {
 Examples:
   lunsync sync /dev/vg0/db iscsi://backup.example/iqn.2026-11.com.example:disks/0 --verify
   lunsync sync disk.img copy.img --backup-dir /var/backups/copy --bandwidth 50M
+  lunsync sync thin.img iscsi://backup.example/iqn.2026-11.com.example:disks/1 --trim
 
 Exit status: 0 equal at the end (with --dry-run: 1 different), 2 and more trouble.
 Ctrl-C stops it cleanly; running it again goes on from there at the cost of a comparison.`,
@@ -213,6 +216,7 @@ async function run(
             verify,
             beforeImages,
             shipMoved: options.moved === false,
+            trim: options.trim ?? false,
             compress: options.compress === true ? 1 : options.compress,
             narrowBytes: options.narrow === true ? narrowBytesDefault : options.narrow,
           })

@@ -1,7 +1,8 @@
 // The files of a folder of before-images, as bytes: docs/formats/before-images.md is written from this table.
 //
-// A folder has backup.json (what, when, of which volume) and images-1, images-2, … (one for each pass). An images file
-// is a header and records; a record is a head and, unless it says otherwise, the blocks that stood there.
+// A folder has backup.json (what, when, of which volume) and images-1, images-2, … (one for each pass, and for what is
+// trimmed behind it). An images file is a header and records; a record is a head and, unless it says otherwise, the blocks
+// that stood there.
 
 import { ascii, constant, flag, layout, raw, u16, u32, u64 } from "../base/layout.ts";
 

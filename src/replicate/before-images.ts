@@ -2,7 +2,7 @@
 //
 // Guarantees: an extent is overwritten only after its old content is on disk here, record and data, under checksums.
 // A run that is cut off may leave torn records at the end, whose extents were not overwritten yet.
-// Every pass over the volume has a file of its own, in which an extent occurs once.
+// Every pass over the volume, and what is trimmed behind it, has a file of its own, in which an extent occurs once.
 //
 // The format is docs/formats/before-images.md.
 import { randomUUID } from "node:crypto";

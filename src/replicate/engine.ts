@@ -24,6 +24,7 @@ import {
 } from "./plan.ts";
 import { RangeLog } from "./range-log.ts";
 import { Shipper } from "./ship.ts";
+import { Trimmer } from "./trim.ts";
 
 const passesMax = 3;
 const badKeptMax = 1000;
@@ -56,6 +57,8 @@ class Run {
   #changesNoticed = true;
   #generations: Generations | undefined;
   #committed = false;
+  /** Files of before-images so far: one for each pass, and one for what is trimmed behind it. */
+  #images = 0;
 
   constructor(job: JobOptions, shipping: SynchronizeOptions | undefined) {
     this.#job = job;
@@ -103,6 +106,7 @@ class Run {
       },
       proved: counters.provedExtents,
       copied: counters.copiedExtents,
+      trimmed: { extents: counters.trimmedExtents, bytes: counters.trimmedBytes },
       history: this.#generations && {
         used: this.#generations.changed !== undefined,
         committed: this.#committed,
@@ -140,9 +144,10 @@ class Run {
       if (this.#bad.length < badKeptMax) this.#bad.push(bad);
     };
     const pieces = this.#pieces(extentBlocks);
+    const images = ++this.#images;
     const shipper =
       this.#shipping &&
-      new Shipper({ ...this.#shipping, extentBytes: pieces.bytes }, pieces.blocks, counters.pass, onBad);
+      new Shipper({ ...this.#shipping, extentBytes: pieces.bytes }, pieces.blocks, images, onBad);
     const ship = async (verdict: WindowVerdict) => {
       if (pieces.blocks === extentBlocks) return shipper?.ship(verdict);
       const { source: ours, replica: theirs } = this.#job;
@@ -151,7 +156,7 @@ class Run {
     };
     const mover =
       shipper && this.#shipping && !this.#shipping.shipMoved && canMove(this.#shipping)
-        ? new Mover(this.#shipping, extentBlocks, counters.pass, (lba, encode) =>
+        ? new Mover(this.#shipping, extentBlocks, images, (lba, encode) =>
             shipper.copied(lba, extentBlocks, encode),
           )
         : undefined;
@@ -176,7 +181,12 @@ class Run {
       for (const each of (await mover?.rest()) ?? []) await ship(each);
       const certain = (await shipper?.prove()) ?? true;
       this.#job.signal?.throwIfAborted();
-      return { changed: (await source.changeMark()) !== markBefore, uncertain: !certain };
+      const changed = (await source.changeMark()) !== markBefore;
+      const equal = certain && !changed && this.#badExtents === 0;
+      if (!equal || !this.#shipping?.trim) return { changed, uncertain: !certain };
+      const trimmed = await new Trimmer(this.#shipping, extentBlocks, ++this.#images, onBad).run();
+      // Marked again: what was a hole may have been written to meanwhile.
+      return { changed: (await source.changeMark()) !== markBefore, uncertain: !trimmed };
     } finally {
       await shipper?.settled().catch(() => {}); // its failure is on its way already
     }

@@ -29,8 +29,11 @@ export class Counters {
   provedExtents = 0;
   /** Extents that the replica copied from another place of its own. */
   copiedExtents = 0;
+  /** Extents and bytes that the replica has unmapped, because they are holes at the source. */
+  trimmedExtents = 0;
+  trimmedBytes = 0;
   pass = 1;
-  phase: "comparing" | "proving" | "flushing" = "comparing";
+  phase: "comparing" | "proving" | "flushing" | "trimming" = "comparing";
 }
 
 export interface JobOptions {
@@ -61,6 +64,8 @@ export interface SynchronizeOptions extends JobOptions {
   readonly narrowBytes?: number | undefined;
   /** Level of compression of what is shipped, 1 to 3, where the replica takes it; none if absent. */
   readonly compress?: number | undefined;
+  /** Unmaps what is a hole at the source and mapped at the replica, when all is equal. */
+  readonly trim?: boolean;
 }
 
 /** An extent that could not be dealt with. */
@@ -84,6 +89,8 @@ export interface Outcome {
   readonly proved: number;
   /** Extents that the replica copied from another place of its own, instead of having them shipped. */
   readonly copied: number;
+  /** What the replica has unmapped although it was equal, because it is a hole at the source. */
+  readonly trimmed: { readonly extents: number; readonly bytes: number };
   /**
    * Whether what both sides have not changed since their generation in common was passed over, and whether they have a new
    * one now; undefined if one side keeps no histories.

@@ -138,7 +138,12 @@ async function getLbaStatus({
     );
   };
   for (let lba = start; lba < capacity && descriptors.length < most; ) {
-    const data = await unit.volume.nextData(lba, capacity - lba);
+    let data: { lba: number; blocks: number } | undefined;
+    try {
+      data = await unit.volume.nextData(lba, capacity - lba);
+    } catch (error) {
+      return failedResult(error, "read");
+    }
     if (data === undefined || data.lba > lba) {
       const end = data?.lba ?? capacity;
       add(lba, end - lba, deallocated);

@@ -172,7 +172,9 @@ export class FileVolume implements Volume {
   async nextData(lba: number, blocks: number): Promise<{ lba: number; blocks: number } | undefined> {
     checkRange(this, lba, blocks);
     const { blockBytes } = this.geometry;
-    const data = await this.#file.nextData(lba * blockBytes, blocks * blockBytes);
+    const data = await this.#doing("find what is mapped of", lba, blocks, () =>
+      this.#file.nextData(lba * blockBytes, blocks * blockBytes),
+    );
     if (!data) return undefined;
     // A block that is data in part is data.
     const first = Math.floor(data.offset / blockBytes);
@@ -250,9 +252,9 @@ export class FileVolume implements Volume {
     };
   }
 
-  async #doing(verb: string, lba: number, blocks: number, action: () => Promise<void>): Promise<void> {
+  async #doing<T>(verb: string, lba: number, blocks: number, action: () => Promise<T>): Promise<T> {
     try {
-      await action();
+      return await action();
     } catch (error) {
       throw this.#error(verb, lba, blocks, error);
     }

@@ -209,6 +209,12 @@ export class ScsiVolume implements Volume {
   ): Promise<void> {
     checkRange(this, lba, blocks);
     this.#unflushedSince ??= this.#epoch;
+    // Who asks afterwards is to be told what became of it; what is behind it is known still.
+    const known = {
+      lba: Math.max(this.#mapped.lba, lba + blocks),
+      end: this.#mapped.lba + this.#mapped.blocks,
+    };
+    this.#mapped = { lba: known.lba, blocks: Math.max(0, known.end - known.lba) };
     const { blockBytes } = this.geometry;
     let done = 0;
     // UNMAP alone is only a hint; WRITE SAME of zeros with the UNMAP bit gives zeros in every case (SBC-3, 5.44).

@@ -217,7 +217,10 @@ export interface Volume extends AsyncDisposable {
    */
   flush(signal?: AbortSignal): Promise<void>;
 
-  /** The first run of mapped blocks at or behind `lba` within `blocks`; undefined if all of it is a hole. */
+  /**
+   * The first run of mapped blocks at or behind `lba` within `blocks`; undefined if all of it is a hole, and reads as zeros.
+   * A volume that does not know its holes says that all is mapped.
+   */
   nextData(
     lba: number,
     blocks: number,

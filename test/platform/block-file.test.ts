@@ -1,8 +1,10 @@
 // A file that is closed while requests are made and under way.
 import { randomBytes } from "node:crypto";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, truncate, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
+import { parseDigestSpec } from "../../src/digest/spec.ts";
 import { BlockFile } from "../../src/platform/block-file.ts";
+import { FileVolume } from "../../src/volume/file-volume.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 
 test("a file that somebody has locked is told as such", async () => {
@@ -36,4 +38,22 @@ test("close() leaves what was asked for to end; what is asked for afterwards is 
   await expect(file.flush()).rejects.toMatchObject(closed);
   await expect(file.nextData(0, 512)).rejects.toMatchObject(closed);
   expect([file.readNow(0, buffer), file.writeNow(0, [content])]).toEqual([false, false]);
+});
+
+test("what a file has lost at its end is neither a hole nor zeros", async () => {
+  await using folder = await WorkFolder.make();
+  await writeFile(folder.file("a"), "");
+  await truncate(folder.file("a"), 65536);
+  await using file = await BlockFile.open(folder.file("a"), false);
+  expect(await file.nextData(4096, 61440)).toBeUndefined();
+  await truncate(folder.file("a"), 32768);
+  await expect(file.nextData(4096, 61440)).rejects.toMatchObject({ code: "ENXIO" });
+  await expect(file.nextData(32768, 4096)).rejects.toMatchObject({ code: "ENXIO" });
+  expect(await file.nextData(4096, 28672)).toBeUndefined();
+  const volume = await FileVolume.open(folder.file("a"), { writable: false });
+  await truncate(folder.file("a"), 16384);
+  const window = { lba: 0, extentBlocks: 8, extents: 8, digest: parseDigestSpec("sha256"), fresh: false };
+  const answer = await volume.identifiers(window);
+  expect([answer.extents, answer.unreadable?.lba]).toEqual([4, 32]);
+  await volume[Symbol.asyncDispose]();
 });
