@@ -29,7 +29,7 @@ export interface Lookup {
 export type Digester = () => Promise<{ identifiers: Buffer; extents: number }>;
 
 export class Catalogue {
-  readonly shape: TreeShape;
+  #shape: TreeShape;
   readonly digest: DigestSpec;
   readonly #store: PageStore;
   /** One at a time changes nodes above the extents. */
@@ -37,7 +37,7 @@ export class Catalogue {
   readonly #regions: Regions;
   /** Regions that writes wait for: all of them are marked with one flush. */
   readonly #marks = new Batch<number>((regions) => this.#inTurn(() => this.#disbelieve(regions)));
-  /** Marks could not be put on the medium: what it says of them is not known, and no other write may begin. */
+  /** What the medium says is not known, or not true any more. */
   #failure: unknown;
   #zeroIdentifiers: readonly Buffer[] = [];
   /** Told, by region, of extents that have changed, before that is believed. */
@@ -52,7 +52,7 @@ export class Catalogue {
     clock: Clock,
     pagesMax: number | undefined,
   ) {
-    this.shape = shape;
+    this.#shape = shape;
     this.digest = digest;
     this.#store = new PageStore(shape, storage, undefined, pagesMax);
     this.#regions = new Regions(shape, clock);
@@ -68,13 +68,20 @@ export class Catalogue {
   ): Catalogue {
     const shape = new TreeShape(extents, digest.identifierBytes);
     const catalogue = new Catalogue(shape, digest, storage, clock, pagesMax);
-    const zeros = [identifierOf(digest, Buffer.alloc(extentBytes))];
-    for (let level = 1; level <= shape.rootLevel; level++) {
-      const children = Buffer.concat(new Array<Buffer>(fanOut).fill(zeros.at(-1)!));
-      zeros.push(catalogue.#identifierOf(children));
-    }
-    catalogue.#zeroIdentifiers = zeros;
+    catalogue.#zeroIdentifiers = catalogue.#zerosOf(identifierOf(digest, Buffer.alloc(extentBytes)));
     return catalogue;
+  }
+
+  get shape(): TreeShape {
+    return this.#shape;
+  }
+
+  /** The identifiers of whole nodes of zeros, by level. */
+  #zerosOf(extent: Buffer): Buffer[] {
+    const zeros = [extent];
+    for (let level = 1; level <= this.shape.rootLevel; level++)
+      zeros.push(this.#identifierOf(Buffer.concat(new Array<Buffer>(fanOut).fill(zeros.at(-1)!))));
+    return zeros;
   }
 
   async #inTurn<T>(action: () => Promise<T>): Promise<T> {
@@ -90,9 +97,18 @@ export class Catalogue {
     return this.#lost;
   }
 
-  /** Nothing is believed from here on: the file is about to go. */
+  /** Nothing is believed from here on, and no write may begin that is not marked already, until the file has gone. */
+  fail(why: unknown): void {
+    this.#failure ??= why;
+  }
+
+  /** The file has gone: there is nothing that writes have to be marked in. */
   lose(why: Error): void {
     this.#lost ??= why;
+  }
+
+  get #isKept(): boolean {
+    return this.#lost === undefined && this.#failure === undefined;
   }
 
   // --- writes ---
@@ -158,7 +174,7 @@ export class Catalogue {
         await this.#writeDown();
       } catch (error) {
         // What was cleared in memory may still be set on the medium, and a second flush would not tell.
-        this.#failure = error;
+        this.fail(error);
         throw error;
       }
     }
@@ -176,7 +192,7 @@ export class Catalogue {
     const { identifierBytes } = this.shape;
     const identifiers = Buffer.alloc(extents * identifierBytes);
     const knowledge = new Uint8Array(extents);
-    if (this.#lost) return { identifiers, knowledge };
+    if (!this.#isKept) return { identifiers, knowledge };
     for (let number = regionOf(first); number <= regionOf(first + extents - 1); number++) {
       const believed = await this.#believedLeaves(number);
       const stored = believed ?? (await this.#store.page(0, number));
@@ -201,7 +217,7 @@ export class Catalogue {
   async nodes(level: number, first: number, count: number): Promise<(Buffer | undefined)[]> {
     const found: (Buffer | undefined)[] = [];
     for (let node = first; node < first + count; node++) {
-      if (this.#lost) {
+      if (!this.#isKept) {
         found.push(undefined);
         continue;
       }
@@ -258,7 +274,7 @@ export class Catalogue {
 
   /** Regions that are believed, in order, but for those that are zeros. Others have their turn now and then. */
   async *believed(): AsyncGenerator<{ first: number; extents: number; page: Page }> {
-    for (let number = 0; number < this.shape.nodes[1]! && !this.#lost; number++) {
+    for (let number = 0; number < this.shape.nodes[1]! && this.#isKept; number++) {
       if (number % yieldRegions === 0) await new Promise((resolve) => setImmediate(resolve));
       const parent = await this.#store.page(1, regionOf(number));
       const index = number % fanOut;
@@ -275,7 +291,7 @@ export class Catalogue {
    * changes while it is read is returned all the same: it answers for that moment.
    */
   async learn(first: number, extents: number, digester: Digester): Promise<Awaited<ReturnType<Digester>>> {
-    if (this.#lost) return digester();
+    if (!this.#isKept) return digester();
     const end = first + extents;
     const stamps = new Float64Array(extents);
     for (let extent = first; extent < end; extent++) {
@@ -286,7 +302,7 @@ export class Catalogue {
     }
     const learnt = await digester();
     const { identifierBytes } = this.shape;
-    for (let number = regionOf(first); number <= regionOf(end - 1) && !this.#lost; number++) {
+    for (let number = regionOf(first); number <= regionOf(end - 1) && this.#isKept; number++) {
       const region = this.#regions.get(number);
       if (!region) continue;
       const { page } = region;
@@ -330,7 +346,7 @@ export class Catalogue {
 
   /** Has `flush` put the volume's data on its medium, then believes the regions that nobody has written to since. */
   async believe(numbers: readonly number[], flush: () => Promise<void>): Promise<void> {
-    if (this.#lost || numbers.length === 0) return;
+    if (!this.#isKept || numbers.length === 0) return;
     const before = numbers.map((number) => this.#regions.get(number)?.tick);
     const untouched = (number: number, i: number) => {
       const region = this.#regions.get(number);
@@ -414,6 +430,23 @@ export class Catalogue {
       }
       numbers = next;
     }
+  }
+
+  // --- growth ---
+
+  /**
+   * The volume is about to have more extents, and the last one it has may get longer. `between` is called when it is on the
+   * medium that the last region is not believed, and before anything is known of the new ones.
+   */
+  grow(extents: number, between: () => Promise<void>): Promise<void> {
+    return this.#inTurn(async () => {
+      const last = regionOf(this.shape.nodes[0]! - 1);
+      await this.#disbelieve([last]);
+      await between();
+      this.#shape = new TreeShape(extents, this.shape.identifierBytes);
+      this.#zeroIdentifiers = this.#zerosOf(this.#zeroIdentifiers[0]!);
+      this.#regions.grow(this.#shape, last);
+    });
   }
 
   // --- bit rot ---

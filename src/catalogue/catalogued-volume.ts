@@ -38,6 +38,8 @@ export interface CataloguedOptions {
   readonly random: Random;
   /** Throws the catalogue away, so that nobody believes it later. @throws if that can't be done */
   readonly discard: () => Promise<void>;
+  /** Makes the catalogue one of a volume of so many blocks; it has to begin anew if absent. */
+  readonly grow?: (blocks: number) => Promise<void>;
   /** What has changed since generations that peers have, too. */
   readonly histories?: Histories | undefined;
   readonly log: (level: "info" | "warning" | "error", message: string) => void;
@@ -48,12 +50,18 @@ export class CataloguedVolume implements Volume {
   readonly volume: Volume;
   readonly histories: Histories | undefined;
   readonly #options: CataloguedOptions;
+  /** What of the volume can be used: no more of it than the catalogue has. */
+  #geometry: Geometry;
+  /** The blocks of which the catalogue is. */
+  #fitted: number;
   #discarding: Promise<void> | undefined;
   /** Writes and flushes under way. */
   readonly #trials = new Set<Promise<void>>();
 
   constructor(volume: Volume, catalogue: Catalogue, options: CataloguedOptions) {
     this.volume = volume;
+    this.#geometry = volume.geometry;
+    this.#fitted = volume.geometry.blocks;
     this.catalogue = catalogue;
     this.#options = options;
     this.histories = options.histories;
@@ -65,7 +73,7 @@ export class CataloguedVolume implements Volume {
   }
 
   get geometry(): Geometry {
-    return this.volume.geometry;
+    return this.#geometry;
   }
 
   get identity(): VolumeIdentity {
@@ -223,11 +231,32 @@ export class CataloguedVolume implements Volume {
     return this.volume.changeMark();
   }
 
-  /** A volume of another size has another tree: its catalogue is made anew at the next start. */
+  /** The catalogue of a volume that has grown grows with it; of one that has shrunk it is made anew at the next start. */
   async remeasure(): Promise<boolean> {
-    if (!(await this.volume.remeasure?.())) return false;
-    if (!this.catalogue.lost) await this.#discard(new Error("the volume has another size"));
-    return true;
+    await this.volume.remeasure?.();
+    const { blocks } = this.volume.geometry;
+    const before = this.#geometry.blocks;
+    // First of all, nobody uses more than there is; last of all, more than the catalogue has.
+    if (blocks < before) this.#geometry = this.volume.geometry;
+    if (blocks !== this.#fitted && !this.catalogue.lost) await this.#fit(blocks);
+    this.#fitted = blocks;
+    this.#geometry = this.volume.geometry;
+    return blocks !== before;
+  }
+
+  async #fit(blocks: number): Promise<void> {
+    const { grow } = this.#options;
+    const extents = Math.ceil(blocks / this.extentBlocks);
+    try {
+      if (blocks < this.#fitted || !grow) throw new Error("the volume has another size");
+      await this.catalogue.grow(extents, async () => {
+        await this.histories?.grow(extents);
+        await grow(blocks);
+      });
+    } catch (error) {
+      this.catalogue.fail(error);
+      await this.#discard(error);
+    }
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {

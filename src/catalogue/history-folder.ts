@@ -26,5 +26,6 @@ export function historyFolder(path: string): HistoryFolder {
     open: (name) => BlockFile.open(file(name), true),
     rename: (from, to) => renameFile(file(from), file(to)),
     remove: (name) => removeFile(file(name)),
+    extend: (name, bytes) => makeFile(file(name), bytes),
   };
 }

@@ -20,6 +20,8 @@ export interface HistoryFolder {
   open(name: string): Promise<Storage>;
   rename(from: string, to: string): Promise<void>;
   remove(name: string): Promise<void>;
+  /** Gives one of them this length, if it is shorter. */
+  extend(name: string, bytes: number): Promise<void>;
 }
 
 const pairsMax = 16;
@@ -28,7 +30,7 @@ const pendingName = "pending";
 /** A set of extents in a file: pages without identifiers, whose valid bits say "changed", or "something below has". */
 class ChangedSet {
   readonly #store: PageStore;
-  readonly #shape: TreeShape;
+  #shape: TreeShape;
   readonly #storage: Storage;
   /** One at a time changes and writes. */
   readonly #turn = new Semaphore(1);
@@ -49,6 +51,28 @@ class ChangedSet {
       for (const [region, indexes] of changes) await this.#addTo(region, indexes);
       await this.#store.write();
       await this.#store.flush();
+    } catch (error) {
+      this.#failure = error;
+      throw error;
+    } finally {
+      leave();
+    }
+  }
+
+  /** The tree has more extents. On the medium when it resolves. */
+  async grow(shape: TreeShape): Promise<void> {
+    const leave = await this.#turn.acquire();
+    try {
+      if (this.#failure !== undefined) throw this.#failure;
+      // A new root leads to what the old one led to.
+      for (let level = this.#shape.rootLevel + 1; level <= shape.rootLevel; level++) {
+        const page = await this.#store.page(level, 0);
+        page.setValid(0, true);
+        this.#store.changed(page);
+      }
+      await this.#store.write();
+      await this.#store.flush();
+      this.#shape = shape;
     } catch (error) {
       this.#failure = error;
       throw error;
@@ -103,7 +127,7 @@ interface PairHistory {
 
 export class Histories {
   readonly #folder: HistoryFolder;
-  readonly #shape: TreeShape;
+  #shape: TreeShape;
   readonly #options: HistoryOptions;
   readonly #pairs = new Map<string, PairHistory>();
   /** One at a time begins or commits. */
@@ -227,6 +251,28 @@ export class Histories {
         await this.#inTurn(() => this.#drop(pair, error));
       }
     }
+  }
+
+  /** The volume is about to have more extents. */
+  grow(extents: number): Promise<void> {
+    return this.#inTurn(async () => {
+      const shape = new TreeShape(extents, 0);
+      for (const [pair, { generation, committed, pending }] of this.#pairs) {
+        try {
+          for (const [name, set] of [
+            [generation, committed],
+            [pendingName, pending?.changes],
+          ] as const) {
+            if (!set) continue;
+            await this.#folder.extend(`${pair}-${name}`, shape.fileBytes);
+            await set.grow(shape);
+          }
+        } catch (error) {
+          await this.#drop(pair, error);
+        }
+      }
+      this.#shape = shape;
+    });
   }
 
   /** What has changed since the pair's generation, by region, in order. */

@@ -147,8 +147,10 @@ export class CatalogueKeeper implements AsyncDisposable {
         histories,
         log,
         discard: () => removeFile(path),
+        grow: (blocks) => keeper.#grow(path, blocks),
       });
-      return new CatalogueKeeper(catalogued, file, header, options);
+      const keeper = new CatalogueKeeper(catalogued, file, header, options);
+      return keeper;
     } catch (error) {
       file.close();
       throw error;
@@ -214,6 +216,18 @@ export class CatalogueKeeper implements AsyncDisposable {
   /** Digests all that is not known, without resting. */
   fill(signal: AbortSignal): Promise<void> {
     return this.#upkeep.fill(signal);
+  }
+
+  /** The file has room for the catalogue of so many blocks, and says that it is of them. On the medium when it resolves. */
+  async #grow(path: string, blocks: number): Promise<void> {
+    const { digest, log } = this.#options;
+    const { name, extentBlocks, geometry } = this.volume;
+    const { fileBytes } = new TreeShape(Math.ceil(blocks / extentBlocks), digest.identifierBytes);
+    await makeFile(path, fileBytes);
+    await this.#writeHeader({ blocks });
+    await this.#storage.flush();
+    this.#upkeep.sweep();
+    log("info", `the catalogue of "${name}" grows with it, from ${geometry.blocks} to ${blocks} blocks`);
   }
 
   async #beat(): Promise<void> {

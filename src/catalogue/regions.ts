@@ -40,7 +40,7 @@ export interface Ticket {
 export const isKnown = (region: Region): boolean => region.stamps.every((stamp) => stamp === 0);
 
 export class Regions {
-  readonly #shape: TreeShape;
+  #shape: TreeShape;
   readonly #clock: Clock;
   /** Those that were made first come first. */
   readonly #regions = new Map<number, Region>();
@@ -105,12 +105,20 @@ export class Regions {
 
   /** Nothing that was digested here counts any more: what was read may never have come to the volume's medium. */
   doubt(): void {
-    const tick = ++this.#tick;
-    for (const region of this.#regions.values()) {
-      region.tick = tick;
-      region.stamps.fill(tick, 0, this.#shape.nodesIn(0, region.number));
-      region.changed.fill(1);
-    }
+    for (const region of this.#regions.values()) this.#doubt(region);
+  }
+
+  #doubt(region: Region): void {
+    region.tick = ++this.#tick;
+    region.stamps.fill(region.tick, 0, this.#shape.nodesIn(0, region.number));
+    region.changed.fill(1);
+  }
+
+  /** The tree has more extents, from within or behind the region that was the last one: nothing is known of that. */
+  grow(shape: TreeShape, last: number): void {
+    this.#shape = shape;
+    const region = this.#regions.get(last);
+    if (region) this.#doubt(region);
   }
 
   /** Something of it can't be digested now. */

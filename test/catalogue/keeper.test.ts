@@ -1,4 +1,5 @@
 // Whether a catalogue that is found may be believed, and what becomes of one that can't be kept: on real files.
+import { createHash } from "node:crypto";
 import { open, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -10,6 +11,7 @@ import { parseDigestSpec } from "../../src/digest/spec.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import { lastChangeMs } from "../../src/platform/local-volumes.ts";
 import { systemRandom } from "../../src/platform/random.ts";
+import { changedRanges } from "../../src/replicate/generations.ts";
 import { FileVolume } from "../../src/volume/file-volume.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
@@ -194,6 +196,86 @@ describe("a catalogue that was closed", () => {
     expect(await known(kept)).toBe(80);
     await kept.keeper.fill(new AbortController().signal);
     expect(await known(kept)).toBe(144);
+  });
+});
+
+describe("the catalogue of a volume that grows while it is kept", () => {
+  const truncate = async (path: string, bytes: number) => {
+    await using file = await open(path, "r+");
+    await file.truncate(bytes);
+  };
+
+  test("grows with it, over a crash as well", async () => {
+    const { folder, path } = await closed();
+    await using _ = folder;
+    const data = bytesOf(randomOf(3), MiB);
+    let extents = 144;
+    // By a block, within an extent; over the end of a page; to another level of the tree; and again.
+    for (const bytes of [9 * MiB + 512, 13 * MiB, 300 * MiB, 301 * MiB]) {
+      const kept = await keep(path, folder.path);
+      const { volume } = kept.keeper;
+      expect([await known(kept), anew(kept.log)]).toEqual([extents, []]);
+      const endBefore = volume.geometry.blocks;
+      await truncate(path, bytes);
+      expect(await volume.remeasure()).toBe(true);
+      expect(volume.geometry.blocks).toBe(bytes / 512);
+      const lastRegionBefore = Math.floor((extents - 1) / 64);
+      expect(await known(kept)).toBe(64 * lastRegionBefore); // all but the region that got longer
+      extents = Math.ceil(bytes / 65_536);
+      if (bytes === 300 * MiB) {
+        await kept.crash();
+        await using after = await keep(path, folder.path);
+        expect([await known(after), anew(after.log)]).toEqual([64 * lastRegionBefore, []]);
+        await after.keeper.fill(new AbortController().signal);
+        continue;
+      }
+      await volume.write(endBefore, [data.subarray(0, Math.min(data.length, bytes - endBefore * 512))]);
+      await kept.keeper.fill(new AbortController().signal);
+      await kept[Symbol.asyncDispose]();
+    }
+    await using kept = await keep(path, folder.path);
+    const { catalogue } = kept.keeper.volume;
+    const { identifiers, knowledge } = await catalogue.look(0, extents);
+    expect(knowledge.every((each) => each === 1)).toBe(true);
+    const file = await readFile(path);
+    for (let i = 0; i < extents; i++) {
+      const sha256 = createHash("sha256").update(file.subarray(i * 65_536, (i + 1) * 65_536));
+      expect(identifiers.toString("hex", 32 * i, 32 * i + 32)).toBe(sha256.digest("hex"));
+    }
+  });
+
+  test("names what is new in histories that reach back to before", async () => {
+    const { folder, path } = await closed();
+    await using _ = folder;
+    await using kept = await keep(path, folder.path);
+    const { volume, catalogue } = { volume: kept.keeper.volume, catalogue: kept.keeper.volume.catalogue };
+    const [pair, generation] = [Buffer.alloc(16, 1), Buffer.alloc(16, 2)];
+    await volume.beginGeneration(pair, generation);
+    await volume.commitGeneration(pair, generation);
+    await volume.write(70 * 128, [Buffer.alloc(512, 1)]);
+    await kept.keeper.fill(new AbortController().signal);
+    await truncate(path, 300 * MiB); // two levels become three
+    await volume.remeasure();
+    await kept.keeper.fill(new AbortController().signal);
+    expect(catalogue.shape.rootLevel).toBe(3);
+    const since = await volume.changesSince(pair);
+    expect(changedRanges(since!, 4800)).toEqual([
+      { first: 70, count: 1 },
+      { first: 128, count: 4800 - 128 }, // the region that got longer, and what is new
+    ]);
+  });
+
+  test("of one that shrinks is thrown away", async () => {
+    const { folder, path, catalogue } = await closed();
+    await using _ = folder;
+    const kept = await keep(path, folder.path);
+    await truncate(path, 5 * MiB);
+    expect(await kept.keeper.volume.remeasure()).toBe(true);
+    expect(kept.keeper.volume.traits.catalogue).toBeUndefined();
+    expect(kept.log.join()).toMatch(/the volume has another size; it was thrown away/);
+    await expect(stat(catalogue)).rejects.toMatchObject({ code: "ENOENT" });
+    await kept.keeper.volume.write(0, [Buffer.alloc(512, 1)]);
+    await kept[Symbol.asyncDispose]();
   });
 });
 

@@ -90,6 +90,13 @@ class SimStorage {
     };
   }
 
+  /** At once on the medium, as a truncate with its fsync is. */
+  extend(bytes: number): void {
+    const more = Buffer.alloc(Math.max(0, bytes - this.cache.length));
+    this.cache = Buffer.concat([this.cache, more]);
+    this.#medium = Buffer.concat([this.#medium, more]);
+  }
+
   powerCut(random: Random): void {
     for (const { offset, bytes } of this.#unflushed) {
       const keep = oneOf(random, [0, 0.5, 1]);
@@ -190,6 +197,10 @@ class SimFolder {
         this.#files.set(to, this.#files.get(from)!);
         this.#files.delete(from);
         await schedule.pause();
+      },
+      extend: async (name, bytes) => {
+        await schedule.pause();
+        this.#files.get(name)!.extend(bytes);
       },
       remove: async (name) => {
         await schedule.pause();

@@ -3,11 +3,17 @@ import type { HistoryFolder } from "../../src/catalogue/history.ts";
 import { Histories } from "../../src/catalogue/history.ts";
 import type { Storage } from "../../src/catalogue/page-store.ts";
 
+/** It grows as it is written to. */
 export function memoryStorage(bytes: number): Storage {
-  const file = Buffer.alloc(bytes);
+  let file = Buffer.alloc(bytes);
   return {
-    read: async (offset, buffer) => void file.copy(buffer, 0, offset, offset + buffer.length),
-    write: async (offset, pieces) => void Buffer.concat([...pieces]).copy(file, offset),
+    read: async (offset, buffer) => void buffer.fill(0).set(file.subarray(offset, offset + buffer.length)),
+    write: async (offset, pieces) => {
+      const data = Buffer.concat([...pieces]);
+      const more = offset + data.length - file.length;
+      if (more > 0) file = Buffer.concat([file, Buffer.alloc(more)]);
+      data.copy(file, offset);
+    },
     flush: async () => {},
     close: () => {},
   };
@@ -49,6 +55,8 @@ export class MemoryFolder implements HistoryFolder {
     this.files.set(to, this.files.get(from)!);
     this.files.delete(from);
   }
+
+  async extend(): Promise<void> {}
 
   async remove(name: string): Promise<void> {
     this.#fail("remove");
