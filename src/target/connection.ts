@@ -8,8 +8,8 @@
 import type { Socket } from "node:net";
 import { messageOf } from "../base/errors.ts";
 import { MiB } from "../base/units.ts";
+import { opcode } from "../iscsi/codes.ts";
 import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder, type PduSink } from "../iscsi/framing.ts";
-import { opcode } from "../iscsi/pdu.ts";
 import type { Clock, Timer } from "../platform/clock.ts";
 import { Outbox } from "../platform/outbox.ts";
 import { acceptTcp } from "../platform/tcp.ts";

@@ -7,6 +7,7 @@
 // Source: RFC 7143, 4.2.2 (numbering), 4.2.5 (data), 11.5 (task management).
 
 import { LayoutError } from "../base/layout.ts";
+import * as codes from "../iscsi/codes.ts";
 import { FramingError, type Pdu } from "../iscsi/framing.ts";
 import * as wire from "../iscsi/pdu.ts";
 import { TextError } from "../iscsi/text.ts";
@@ -22,7 +23,7 @@ import { checkUnsolicited, PduViolation, TargetTask, TaskRequest, wholeCdb } fro
 import { manageTasks } from "./task-management.ts";
 
 const abortedRememberedMax = 256;
-const { rejectReason: reason } = wire;
+const { rejectReason: reason } = codes;
 
 export class TargetSession {
   readonly start: SessionStart;
@@ -96,7 +97,7 @@ export class TargetSession {
   ping(): void {
     this.send(
       wire.nopInPdu.encode({
-        initiatorTaskTag: wire.noTag,
+        initiatorTaskTag: codes.noTag,
         targetTransferTag: this.transferTag(),
         statSN: this.numbers.statSN, // not advanced (11.19.2)
         expCmdSN: this.numbers.expCmdSN,
@@ -109,14 +110,14 @@ export class TargetSession {
   place(header: Buffer, length: number): Buffer | undefined {
     return this.#guarded(header, () => {
       switch (header[0]! & 0x3f) {
-        case wire.opcode.dataOut: {
+        case codes.opcode.dataOut: {
           const dataOut = wire.dataOutPdu.decode(header);
           return (
             this.#dataOutTask(dataOut.initiatorTaskTag)?.placeDataOut(dataOut, length) ??
             this.#discarded(length)
           );
         }
-        case wire.opcode.scsiCommand: {
+        case codes.opcode.scsiCommand: {
           const borrowed = this.host.deviceServer.buffers.borrow(length);
           this.#immediate = borrowed;
           return borrowed.buffer;
@@ -196,11 +197,11 @@ export class TargetSession {
   #dispatch(pdu: Pdu): void {
     const { header } = pdu;
     const opcode = header[0]! & 0x3f;
-    if (opcode === wire.opcode.dataOut) {
+    if (opcode === codes.opcode.dataOut) {
       this.#dataOut(pdu);
       return;
     }
-    if (opcode === wire.opcode.snackRequest) {
+    if (opcode === codes.opcode.snackRequest) {
       this.#reject(reason.snackReject, header); // error recovery level 0 has none; it has no CmdSN (11.16)
       return;
     }
@@ -212,26 +213,26 @@ export class TargetSession {
   #carryOut(opcode: number, pdu: Pdu): void {
     const discovery = this.start.targetName === undefined;
     switch (opcode) {
-      case wire.opcode.scsiCommand:
+      case codes.opcode.scsiCommand:
         if (discovery) throw new PduViolation(reason.protocolError, "a SCSI command in a discovery session");
         this.#scsiCommand(pdu);
         return;
-      case wire.opcode.taskManagementRequest:
+      case codes.opcode.taskManagementRequest:
         if (discovery) throw new PduViolation(reason.protocolError, "task management in a discovery session");
         void manageTasks(this, wire.taskManagementRequestPdu.decode(pdu.header)).then((response) => {
           this.#answerManagement(pdu.header.readUInt32BE(16), response);
         });
         return;
-      case wire.opcode.nopOut:
+      case codes.opcode.nopOut:
         nopOut(this, pdu);
         return;
-      case wire.opcode.textRequest:
+      case codes.opcode.textRequest:
         textRequest(this, pdu);
         return;
-      case wire.opcode.logoutRequest:
+      case codes.opcode.logoutRequest:
         logout(this, pdu);
         return;
-      case wire.opcode.loginRequest:
+      case codes.opcode.loginRequest:
         throw new PduViolation(reason.protocolError, "a login request in full-feature phase");
       default:
         this.#reject(reason.commandNotSupported, pdu.header);
@@ -241,7 +242,7 @@ export class TargetSession {
   #scsiCommand(pdu: Pdu): void {
     const head = wire.scsiCommandPdu.decode(pdu.header);
     const { parameters } = this.start;
-    if (this.tasks.has(head.initiatorTaskTag) || head.initiatorTaskTag === wire.noTag) {
+    if (this.tasks.has(head.initiatorTaskTag) || head.initiatorTaskTag === codes.noTag) {
       throw new PduViolation(reason.taskInProgress, `the task tag ${head.initiatorTaskTag} is in use`);
     }
     if (head.immediate && this.tasks.size >= 2 * this.start.window) {
@@ -444,7 +445,7 @@ export class TargetSession {
   /** Aborts commands that came before their turn, up to the CmdSN of the function that wants it. */
   abortEarly(end: number, which: (lun: bigint) => boolean): void {
     const concerned = ({ header }: Pdu) =>
-      (header[0]! & 0x3f) === wire.opcode.scsiCommand && which(header.readBigUInt64BE(8));
+      (header[0]! & 0x3f) === codes.opcode.scsiCommand && which(header.readBigUInt64BE(8));
     this.#order.forgoEarly(end, concerned, (pdu) => this.#rememberAborted(pdu.header.readUInt32BE(16)));
   }
 

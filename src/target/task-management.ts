@@ -5,7 +5,8 @@
 // ends.
 //
 // Source: RFC 7143, 11.5, 11.6; SAM-5, 7.
-import { taskFunction, type taskManagementRequestPdu, taskResponse } from "../iscsi/pdu.ts";
+import { taskFunction, taskResponse } from "../iscsi/codes.ts";
+import type { taskManagementRequestPdu } from "../iscsi/pdu.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { TargetSession } from "./session.ts";
 
