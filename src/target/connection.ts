@@ -232,8 +232,8 @@ export class TargetConnection implements SessionLink {
         return;
       }
       const session = this.#session!;
-      if (!session.waitsForData || session.dataOutCount !== this.#dataOutCount) {
-        this.#dataOutCount = session.dataOutCount;
+      if (!session.tasks.waitsForData || session.tasks.dataOutCount !== this.#dataOutCount) {
+        this.#dataOutCount = session.tasks.dataOutCount;
         this.#dataMs = now;
       }
       if (now - this.#dataMs >= dataMs) {

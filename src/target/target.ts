@@ -234,10 +234,10 @@ export class IscsiTarget {
   async #abortTasks(which: (session: TargetSession, task: TargetTask) => boolean): Promise<void> {
     const settled: Promise<void>[] = [];
     for (const session of [...this.#sessions.keys(), ...this.#ending]) {
-      for (const task of [...session.tasks.values()]) {
+      for (const task of session.tasks.all()) {
         if (!which(session, task)) continue;
         settled.push(task.settled);
-        session.abortTask(task);
+        session.tasks.abort(task);
       }
     }
     await Promise.all(settled);

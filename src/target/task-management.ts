@@ -20,7 +20,7 @@ async function abortOne(session: TargetSession, request: Request): Promise<numbe
     return forgone ? taskResponse.functionComplete : taskResponse.taskDoesNotExist;
   }
   if (task.start.lun !== request.lun) return taskResponse.taskDoesNotExist;
-  session.abortTask(task);
+  session.tasks.abort(task);
   await task.settled;
   return taskResponse.functionComplete;
 }
