@@ -7,7 +7,6 @@ import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
-import { sameVolumeKey } from "../platform/local-volumes.ts";
 import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
 import {
   getLbaStatus,
@@ -23,9 +22,9 @@ import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
 import { failureOf } from "./scsi-failure.ts";
-import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
+import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
+import { checkSameUnit, unitIdentity, unitTraits, unitTransferBlocksMax } from "./unit-traits.ts";
 import {
-  type CatalogueOffer,
   type CompareAnswer,
   checkRange,
   type DigestAnswer,
@@ -46,7 +45,6 @@ import {
 
 const busyRetriesMax = 20;
 const attentionRetriesMax = 8;
-const windowsInFlightMax = 4;
 
 const noAnswer = (unreadable: Unreadable): DigestAnswer => ({
   values: Buffer.alloc(0),
@@ -79,54 +77,17 @@ export class ScsiVolume implements Volume {
     this.facts = facts;
     this.name = device.name;
     this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
-    const local = device.localKeys ?? [];
-    this.identity = {
-      uuid: facts.vendorPage?.volumeUuid,
-      keys: [...unitKeys(facts), ...facts.sameVolumeKeys, ...local, ...local.map(sameVolumeKey)],
-      description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
-    };
+    this.identity = unitIdentity(facts, device.localKeys);
     const page = facts.vendorPage;
-    const entry = page?.digests.find(({ index }) => index === page.catalogueDigest);
-    const catalogue: CatalogueOffer | undefined =
-      page && entry && page.catalogueState > 0 && page.catalogueFanOut > 0
-        ? {
-            digest: entry.text,
-            extentBlocks: 2 ** page.catalogueExtentSize,
-            fanOut: 2 ** page.catalogueFanOut,
-            rootLevel: page.catalogueRootLevel,
-          }
-        : undefined;
     const wide = device.cdbBytesMax >= 32;
+    const { blockBytes } = facts;
+    const commandBytes = device.transferBytesPreferred;
     this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#execute(c, s));
-    const transport = {
-      wide,
-      blockBytes: facts.blockBytes,
-      commandBytesMax: device.transferBytesPreferred,
-    };
+    const transport = { wide, blockBytes, commandBytesMax: commandBytes };
     this.#extents =
       page && new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#execute(c, s, expected));
-    this.traits = {
-      writable: !facts.writeProtected,
-      thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
-      digests: page ? "own" : "read",
-      catalogue,
-      digestsOffered: page?.digests.map((entry) => entry.text),
-      // A list has up to 16 bytes for each extent behind its head of 48, and one command takes it whole.
-      windowExtentsMax: page
-        ? Math.min(65535, page.mostExtents, Math.floor(device.transferBytesPreferred / 16) - 3)
-        : 65535,
-      windowBytesMax: page ? page.mostBytes : 8 * 1024 * 1024,
-      windowsInFlight: page
-        ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands))
-        : windowsInFlightMax,
-      writesExtents: this.#extents?.writes ?? false,
-      copiesExtents: this.#extents?.copies ?? false,
-      keepsHistories: catalogue !== undefined && (page?.histories ?? false),
-      findsExtents: catalogue !== undefined && (page?.findExtents ?? false),
-    };
-    const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
-    if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
-    this.#transferBlocksMax = Math.max(1, Math.min(...limits));
+    this.traits = unitTraits(facts, this.#extents, commandBytes);
+    this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
 
   /** Takes over `device`. @throws AgentError `volume_missing`, `volume_unsuitable` */
@@ -450,23 +411,7 @@ export class ScsiVolume implements Volume {
 
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
     this.#epoch++;
-    const now = await readUnitFacts(execute, this.name);
-    const keys = unitKeys(now);
-    const before = unitKeys(this.facts);
-    const same = keys.length === before.length && keys.every((key, i) => key === before[i]);
-    if (!same) {
-      throw new AgentError(
-        "identity_mismatch",
-        `${this.name} is another volume after the reconnection: it was ${before[0] ?? "nameless"} and is ` +
-          `${keys[0] ?? "nameless"}; nothing more was written`,
-      );
-    }
-    if (now.blocks !== this.geometry.blocks || now.blockBytes !== this.geometry.blockBytes) {
-      throw new AgentError(
-        "size_mismatch",
-        `${this.name} has another size after the reconnection; nothing more was written`,
-      );
-    }
+    checkSameUnit(this.name, this.facts, await readUnitFacts(execute, this.name));
   }
 
   /** One command that must end well, or with what is expected; transient conditions are waited out. */
