@@ -7,7 +7,7 @@ import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
-import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
+import type { ScsiCommand, ScsiDevice, ScsiOutcome } from "../scsi/command.ts";
 import {
   getLbaStatus,
   lbaStatusDescriptor,
@@ -17,11 +17,10 @@ import {
   write16,
   writeSame16,
 } from "../scsi/sbc-commands.ts";
-import { isCondition, type Sense } from "../scsi/sense.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
-import { failureOf } from "./scsi-failure.ts";
+import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
 import { checkSameUnit, unitIdentity, unitTraits, unitTransferBlocksMax } from "./unit-traits.ts";
 import {
@@ -43,9 +42,6 @@ import {
   type WriteOptions,
 } from "./volume.ts";
 
-const busyRetriesMax = 20;
-const attentionRetriesMax = 8;
-
 const noAnswer = (unreadable: Unreadable): DigestAnswer => ({
   values: Buffer.alloc(0),
   extents: 0,
@@ -60,20 +56,18 @@ export class ScsiVolume implements Volume {
   readonly traits: VolumeTraits;
   readonly facts: UnitFacts;
   readonly #device: ScsiDevice;
-  readonly #clock: Clock;
+  readonly #commands: UnitCommands;
   readonly #digests: ScsiDigests | undefined;
   readonly #extents: ScsiExtents | undefined;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
   /** The latest run that was found to be mapped. It may be deallocated since, which costs nothing but a comparison. */
   #mapped = { lba: 0, blocks: 0 };
-  /** Counts resets and reconnections; writes acknowledged before the last one are no longer certain. */
-  #epoch = 0;
   #unflushedSince: number | undefined;
 
   private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
     this.#device = device;
-    this.#clock = clock;
+    this.#commands = new UnitCommands(device, clock);
     this.facts = facts;
     this.name = device.name;
     this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
@@ -82,10 +76,11 @@ export class ScsiVolume implements Volume {
     const wide = device.cdbBytesMax >= 32;
     const { blockBytes } = facts;
     const commandBytes = device.transferBytesPreferred;
-    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#execute(c, s));
+    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#commands.execute(c, s));
     const transport = { wide, blockBytes, commandBytesMax: commandBytes };
     this.#extents =
-      page && new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#execute(c, s, expected));
+      page &&
+      new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#commands.execute(c, s, expected));
     this.traits = unitTraits(facts, this.#extents, commandBytes);
     this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
@@ -116,7 +111,7 @@ export class ScsiVolume implements Volume {
     checkRange(this, lba, blocks);
     await this.#inSteps(blocks, async (done, count) => {
       const dataIn = buffer.subarray(done * blockBytes, (done + count) * blockBytes);
-      const outcome = await this.#execute(
+      const outcome = await this.#commands.execute(
         {
           cdb: read16.encode({
             fua: (options.fresh ?? false) && this.facts.forcesUnitAccess,
@@ -145,9 +140,9 @@ export class ScsiVolume implements Volume {
     const { blockBytes } = this.geometry;
     const length = lengthOf(pieces);
     checkRange(this, lba, length / blockBytes);
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     await this.#inSteps(length / blockBytes, async (done, count) => {
-      await this.#execute(
+      await this.#commands.execute(
         {
           cdb: write16.encode({
             fua: (options.durable ?? false) && this.facts.forcesUnitAccess,
@@ -169,7 +164,7 @@ export class ScsiVolume implements Volume {
     signal?: AbortSignal,
   ): Promise<void> {
     checkRange(this, lba, blocks);
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     const { blockBytes } = this.geometry;
     let done = 0;
     // UNMAP alone is only a hint; WRITE SAME of zeros with the UNMAP bit gives zeros in every case (SBC-3, 5.44).
@@ -177,7 +172,7 @@ export class ScsiVolume implements Volume {
     while (done < blocks && this.#zeroByWriteSame && this.facts.unmapByWriteSame && options.unmap) {
       const count = Math.min(stepMax, blocks - done);
       try {
-        await this.#execute(
+        await this.#commands.execute(
           {
             cdb: writeSame16.encode({
               unmap: true,
@@ -210,7 +205,7 @@ export class ScsiVolume implements Volume {
   ): Promise<number> {
     for (const { lba, blocks } of runs) checkRange(this, lba, blocks);
     if (!this.#extents?.writes) throw this.#unable("WRITE EXTENTS");
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     return this.#extents.write(runs, options, signal);
   }
 
@@ -263,7 +258,7 @@ export class ScsiVolume implements Volume {
       checkRange(this, to, blocks);
     }
     if (!this.#extents?.copies) throw this.#unable("COPY EXTENTS");
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     return this.#extents.copy(copies, digest, signal);
   }
 
@@ -274,13 +269,13 @@ export class ScsiVolume implements Volume {
   async flush(signal?: AbortSignal): Promise<void> {
     const since = this.#unflushedSince;
     try {
-      await this.#execute({ cdb: synchronizeCache16.encode({}) }, signal);
+      await this.#commands.execute({ cdb: synchronizeCache16.encode({}) }, signal);
     } catch (error) {
       if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
       await this.#flush10(signal);
     }
     this.#unflushedSince = undefined;
-    if (since !== undefined && since !== this.#epoch) {
+    if (since !== undefined && since !== this.#commands.epoch) {
       throw new AgentError(
         "not_proved",
         `Cannot be sure of the latest writes to ${this.name}: it was reset or reconnected before they were flushed`,
@@ -291,7 +286,7 @@ export class ScsiVolume implements Volume {
 
   async #flush10(signal?: AbortSignal): Promise<void> {
     try {
-      await this.#execute({ cdb: synchronizeCache10.encode({}) }, signal);
+      await this.#commands.execute({ cdb: synchronizeCache10.encode({}) }, signal);
     } catch (error) {
       // A unit without the command has no cache to flush.
       if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
@@ -330,7 +325,7 @@ export class ScsiVolume implements Volume {
   ): Promise<{ lba: number; blocks: number; deallocated: boolean }> {
     const bytes = 8 + lbaStatusDescriptor.bytes;
     const cdb = getLbaStatus.encode({ startingLogicalBlockAddress: BigInt(lba), allocationLength: bytes });
-    const { dataIn } = await this.#execute({ cdb, dataInBytes: bytes }, signal);
+    const { dataIn } = await this.#commands.execute({ cdb, dataInBytes: bytes }, signal);
     if (dataIn.length === bytes) {
       const {
         logicalBlockAddress,
@@ -380,7 +375,7 @@ export class ScsiVolume implements Volume {
     nothing: (unreadable: Unreadable) => T,
   ): Promise<T> {
     for (;;) {
-      const epoch = this.#epoch;
+      const epoch = this.#commands.epoch;
       try {
         return await action(this.#digests!);
       } catch (error) {
@@ -390,7 +385,7 @@ export class ScsiVolume implements Volume {
           if (lba < window.lba || lba >= window.lba + window.extentBlocks) throw error;
           return nothing({ lba, reason: error.message });
         }
-        if (error.code !== "command_failed" || epoch === this.#epoch) throw error;
+        if (error.code !== "command_failed" || epoch === this.#commands.epoch) throw error;
       }
     }
   }
@@ -410,46 +405,7 @@ export class ScsiVolume implements Volume {
   }
 
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
-    this.#epoch++;
+    this.#commands.reconnected();
     checkSameUnit(this.name, this.facts, await readUnitFacts(execute, this.name));
-  }
-
-  /** One command that must end well, or with what is expected; transient conditions are waited out. */
-  async #execute(
-    command: ScsiCommand,
-    signal?: AbortSignal,
-    expected?: (sense: Sense) => boolean,
-  ): Promise<ScsiOutcome> {
-    let busy = 0;
-    let attentions = 0;
-    for (;;) {
-      const outcome = await this.#device.execute(command, signal);
-      switch (outcome.status) {
-        case status.good:
-        case status.conditionMet:
-          return outcome;
-        case status.busy:
-        case status.taskSetFull:
-          if (busy++ === busyRetriesMax) throw failureOf(this.name, command, outcome);
-          await this.#clock.sleep(Math.min(20 * 2 ** busy, 1000), signal);
-          continue;
-        case status.checkCondition:
-          if (outcome.sense?.key === 0x6 && attentions++ < attentionRetriesMax) {
-            this.#attention(outcome.sense);
-            continue;
-          }
-          if (outcome.sense && expected?.(outcome.sense)) return outcome;
-          throw failureOf(this.name, command, outcome);
-        default:
-          throw failureOf(this.name, command, outcome);
-      }
-    }
-  }
-
-  #attention(sense: Sense): void {
-    if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
-    if (isCondition(sense, "capacityChanged")) {
-      throw new AgentError("size_mismatch", `${this.name} changed its size while it was used`);
-    }
   }
 }
