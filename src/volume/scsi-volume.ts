@@ -9,8 +9,6 @@ import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { ScsiCommand, ScsiDevice, ScsiOutcome } from "../scsi/command.ts";
 import {
-  getLbaStatus,
-  lbaStatusDescriptor,
   read16,
   synchronizeCache10,
   synchronizeCache16,
@@ -20,6 +18,7 @@ import {
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
+import { ScsiMapping } from "./scsi-mapping.ts";
 import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
 import { checkSameUnit, unitIdentity, unitTraits, unitTransferBlocksMax } from "./unit-traits.ts";
@@ -59,10 +58,9 @@ export class ScsiVolume implements Volume {
   readonly #commands: UnitCommands;
   readonly #digests: ScsiDigests | undefined;
   readonly #extents: ScsiExtents | undefined;
+  readonly #mapping: ScsiMapping;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
-  /** The latest run that was found to be mapped. It may be deallocated since, which costs nothing but a comparison. */
-  #mapped = { lba: 0, blocks: 0 };
   #unflushedSince: number | undefined;
 
   private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
@@ -81,6 +79,7 @@ export class ScsiVolume implements Volume {
     this.#extents =
       page &&
       new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#commands.execute(c, s, expected));
+    this.#mapping = new ScsiMapping(this.name, (c, s) => this.#commands.execute(c, s));
     this.traits = unitTraits(facts, this.#extents, commandBytes);
     this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
@@ -301,41 +300,7 @@ export class ScsiVolume implements Volume {
     checkRange(this, lba, blocks);
     // Only a unit that is ours is believed that its deallocated blocks read as zeros.
     if (!this.#digests || !this.traits.thin) return { lba, blocks };
-    const end = lba + blocks;
-    let at = lba;
-    while (at < end) {
-      const known = this.#mapped;
-      if (at < known.lba || at >= known.lba + known.blocks) {
-        const next = await this.#lbaStatus(at, signal);
-        if (next.deallocated) {
-          at = next.lba + next.blocks;
-          continue;
-        }
-        this.#mapped = next;
-      }
-      return { lba: at, blocks: Math.min(end, this.#mapped.lba + this.#mapped.blocks) - at };
-    }
-    return undefined;
-  }
-
-  /** What the unit says of the run of blocks that begins at `lba`. */
-  async #lbaStatus(
-    lba: number,
-    signal?: AbortSignal,
-  ): Promise<{ lba: number; blocks: number; deallocated: boolean }> {
-    const bytes = 8 + lbaStatusDescriptor.bytes;
-    const cdb = getLbaStatus.encode({ startingLogicalBlockAddress: BigInt(lba), allocationLength: bytes });
-    const { dataIn } = await this.#commands.execute({ cdb, dataInBytes: bytes }, signal);
-    if (dataIn.length === bytes) {
-      const {
-        logicalBlockAddress,
-        numberOfLogicalBlocks: blocks,
-        provisioningStatus,
-      } = lbaStatusDescriptor.decode(dataIn, 8);
-      if (logicalBlockAddress === BigInt(lba) && blocks > 0)
-        return { lba, blocks, deallocated: provisioningStatus === 1 };
-    }
-    throw new AgentError("protocol_error", `${this.name} answered GET LBA STATUS for LBA ${lba} wrongly`);
+    return this.#mapping.next(lba, blocks, signal);
   }
 
   encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
