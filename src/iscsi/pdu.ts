@@ -8,6 +8,9 @@ import { noTag, opcode } from "./codes.ts";
 export const headerBytes = 48;
 
 const length = { totalAhsLength: u8(4), dataSegmentLength: u24(5) };
+/** Of every PDU from the target, and of every numbered one from the initiator (4.2.2). */
+const targetNumbers = { statSN: u32(24), expCmdSN: u32(28), maxCmdSN: u32(32) };
+const initiatorNumbers = { cmdSN: u32(24), expStatSN: u32(28) };
 const final = flag(1, 7);
 const source = (section: string) => `RFC 7143, ${section}`;
 
@@ -26,8 +29,7 @@ export const scsiCommandPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     expectedDataTransferLength: u32(20), // bytes
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
     cdb: raw(32, 16),
   },
 });
@@ -48,9 +50,7 @@ export const scsiResponsePdu = layout({
     ...length,
     initiatorTaskTag: u32(16),
     snackTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     expDataSN: u32(36),
     bidirectionalReadResidualCount: u32(40),
     residualCount: u32(44),
@@ -70,8 +70,7 @@ export const taskManagementRequestPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     referencedTaskTag: u32(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
     refCmdSN: u32(32),
     expDataSN: u32(36),
   },
@@ -87,9 +86,7 @@ export const taskManagementResponsePdu = layout({
     response: u8(2),
     ...length,
     initiatorTaskTag: u32(16),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
   },
 });
 
@@ -126,9 +123,7 @@ export const dataInPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     dataSN: u32(36),
     bufferOffset: u32(40),
     residualCount: u32(44),
@@ -146,9 +141,7 @@ export const r2tPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     r2tSN: u32(36),
     bufferOffset: u32(40),
     desiredDataTransferLength: u32(44), // bytes
@@ -165,9 +158,7 @@ export const asyncMessagePdu = layout({
     ...length,
     lun: u64(8),
     reserved: constant(u32(16), noTag),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     asyncEvent: u8(36),
     asyncVCode: u8(37),
     parameter1: u16(38),
@@ -189,8 +180,7 @@ export const textRequestPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -206,9 +196,7 @@ export const textResponsePdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
   },
 });
 
@@ -230,8 +218,7 @@ export const loginRequestPdu = layout({
     tsih: u16(14),
     initiatorTaskTag: u32(16),
     cid: u16(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -251,9 +238,7 @@ export const loginResponsePdu = layout({
     isid: raw(8, 6),
     tsih: u16(14),
     initiatorTaskTag: u32(16),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     statusClass: u8(36),
     statusDetail: u8(37),
   },
@@ -271,8 +256,7 @@ export const logoutRequestPdu = layout({
     ...length,
     initiatorTaskTag: u32(16),
     cid: u16(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -286,9 +270,7 @@ export const logoutResponsePdu = layout({
     response: u8(2),
     ...length,
     initiatorTaskTag: u32(16),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     time2Wait: u16(40),
     time2Retain: u16(42),
   },
@@ -304,9 +286,7 @@ export const rejectPdu = layout({
     reason: u8(2),
     ...length,
     initiatorTaskTag: constant(u32(16), noTag),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     dataSN: u32(36),
   },
 });
@@ -323,8 +303,7 @@ export const nopOutPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -339,8 +318,6 @@ export const nopInPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
   },
 });
