@@ -1,7 +1,7 @@
 // The vendor-specific commands that write: WRITE EXTENTS and COPY EXTENTS, their CDBs and parameter lists.
 // docs/protocol.md is the reference; it is written from this table.
 import { bits, constant, layout, u8, u16, u32, u64 } from "../base/layout.ts";
-import { protocolVersion, serviceAction16, serviceAction32 } from "./vendor-commands.ts";
+import { cdb16, cdb32, protocolVersion, serviceAction16, serviceAction32 } from "./vendor-commands.ts";
 
 const source = "docs/protocol.md";
 
@@ -13,12 +13,7 @@ const extents16 = (name: string, action: number) =>
     name: `${name} (16)`,
     source,
     bytes: 16,
-    fields: {
-      operationCode: constant(u8(0), 0xd1),
-      serviceAction: constant(u8(1), action),
-      parameterListLength: u32(10),
-      control: u8(15),
-    },
+    fields: { ...cdb16(action), parameterListLength: u32(10) },
   });
 
 const extents32 = (name: string, action: number) =>
@@ -26,14 +21,7 @@ const extents32 = (name: string, action: number) =>
     name: `${name} (32)`,
     source,
     bytes: 32,
-    fields: {
-      operationCode: constant(u8(0), 0x7f),
-      control: u8(1),
-      groupNumber: bits(6, 5, 6),
-      additionalCdbLength: constant(u8(7), 0x18),
-      serviceAction: constant(u16(8), action),
-      parameterListLength: u32(28),
-    },
+    fields: { ...cdb32(action), parameterListLength: u32(28) },
   });
 
 /** WRITE EXTENTS: Data-Out, a parameter list that is carried out when the command ends. */
