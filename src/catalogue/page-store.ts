@@ -39,7 +39,7 @@ export class PageStore {
 
   async page(level: number, number: number): Promise<Page> {
     const key = this.shape.offsetOf(level, number);
-    const known = this.#cache.get(key) ?? this.#changed.get(key) ?? this.#writing.get(key);
+    const known = this.#inMemory(key);
     if (known) {
       this.#keep(key, known);
       return known;
@@ -55,7 +55,11 @@ export class PageStore {
   /** True if that is what page() would return without waiting. */
   isCurrent(page: Page): boolean {
     const key = this.shape.offsetOf(page.level, page.number);
-    return (this.#cache.get(key) ?? this.#changed.get(key) ?? this.#writing.get(key)) === page;
+    return this.#inMemory(key) === page;
+  }
+
+  #inMemory(key: number): Page | undefined {
+    return this.#cache.get(key) ?? this.#changed.get(key) ?? this.#writing.get(key);
   }
 
   /** Its bytes are written by the next write(). */

@@ -5,8 +5,8 @@
 import type { Socket } from "node:net";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { LayoutError } from "../base/layout.ts";
+import { opcode } from "../iscsi/codes.ts";
 import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder, type PduSink } from "../iscsi/framing.ts";
-import { opcode } from "../iscsi/pdu.ts";
 import type { Clock } from "../platform/clock.ts";
 import { Outbox } from "../platform/outbox.ts";
 import { connectTcp } from "../platform/tcp.ts";

@@ -5,8 +5,9 @@
 //
 // Source: RFC 7143, 4.3 (discovery) and appendix C (SendTargets).
 import { AgentError } from "../base/errors.ts";
+import { noTag, opcode } from "../iscsi/codes.ts";
 import type { Pdu } from "../iscsi/framing.ts";
-import { logoutRequestPdu, nopInPdu, noTag, opcode, textRequestPdu, textResponsePdu } from "../iscsi/pdu.ts";
+import { logoutRequestPdu, nopInPdu, textRequestPdu, textResponsePdu } from "../iscsi/pdu.ts";
 import { serialAdd } from "../iscsi/serial.ts";
 import { decodeTextList, encodeText, TextError, type TextPairs, textBytesMax } from "../iscsi/text.ts";
 import { Connection, type ConnectionOptions } from "./connection.ts";

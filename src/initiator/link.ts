@@ -6,6 +6,7 @@
 //
 // Source: RFC 7143, 4.2.2 (numbering), 11 (PDUs).
 import { AgentError } from "../base/errors.ts";
+import { noTag, opcode, taskFunction } from "../iscsi/codes.ts";
 import { extendedCdbAhs, type Pdu } from "../iscsi/framing.ts";
 import type { Parameters } from "../iscsi/negotiation.ts";
 import {
@@ -15,13 +16,10 @@ import {
   logoutRequestPdu,
   nopInPdu,
   nopOutPdu,
-  noTag,
-  opcode,
   r2tPdu,
   rejectPdu,
   scsiCommandPdu,
   scsiResponsePdu,
-  taskFunction,
   taskManagementRequestPdu,
   taskManagementResponsePdu,
 } from "../iscsi/pdu.ts";

@@ -7,14 +7,9 @@
 import { AgentError } from "../base/errors.ts";
 import { LayoutError } from "../base/layout.ts";
 import { type ChapCredentials, ChapError, ChapResponder } from "../iscsi/chap.ts";
+import { describeLoginStatus, loginStage, loginStatus } from "../iscsi/codes.ts";
 import { Negotiation, NegotiationError, type Parameters, type Wishes } from "../iscsi/negotiation.ts";
-import {
-  describeLoginStatus,
-  loginRequestPdu,
-  loginResponsePdu,
-  loginStage,
-  loginStatus,
-} from "../iscsi/pdu.ts";
+import { loginRequestPdu, loginResponsePdu } from "../iscsi/pdu.ts";
 import { decodeText, encodeText, TextError, type TextPairs, textBytesMax } from "../iscsi/text.ts";
 import type { Random } from "../platform/random.ts";
 

@@ -3,34 +3,14 @@
 // Source: RFC 7143, section 11. Bytes 4 (TotalAHSLength) and 5–7 (DataSegmentLength) belong to the framing and are
 // filled in by it; they are part of each layout so that no other field can overlap them.
 import { bits, constant, flag, layout, raw, u8, u16, u24, u32, u64 } from "../base/layout.ts";
+import { noTag, opcode } from "./codes.ts";
 
 export const headerBytes = 48;
 
-export const opcode = {
-  nopOut: 0x00,
-  scsiCommand: 0x01,
-  taskManagementRequest: 0x02,
-  loginRequest: 0x03,
-  textRequest: 0x04,
-  dataOut: 0x05,
-  logoutRequest: 0x06,
-  snackRequest: 0x10,
-  nopIn: 0x20,
-  scsiResponse: 0x21,
-  taskManagementResponse: 0x22,
-  loginResponse: 0x23,
-  textResponse: 0x24,
-  dataIn: 0x25,
-  logoutResponse: 0x26,
-  r2t: 0x31,
-  asyncMessage: 0x32,
-  reject: 0x3f,
-} as const;
-
-/** "No tag": TTT or ITT of a PDU that belongs to no task. */
-export const noTag = 0xffffffff;
-
 const length = { totalAhsLength: u8(4), dataSegmentLength: u24(5) };
+/** Of every PDU from the target, and of every numbered one from the initiator (4.2.2). */
+const targetNumbers = { statSN: u32(24), expCmdSN: u32(28), maxCmdSN: u32(32) };
+const initiatorNumbers = { cmdSN: u32(24), expStatSN: u32(28) };
 const final = flag(1, 7);
 const source = (section: string) => `RFC 7143, ${section}`;
 
@@ -49,8 +29,7 @@ export const scsiCommandPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     expectedDataTransferLength: u32(20), // bytes
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
     cdb: raw(32, 16),
   },
 });
@@ -71,9 +50,7 @@ export const scsiResponsePdu = layout({
     ...length,
     initiatorTaskTag: u32(16),
     snackTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     expDataSN: u32(36),
     bidirectionalReadResidualCount: u32(40),
     residualCount: u32(44),
@@ -93,8 +70,7 @@ export const taskManagementRequestPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     referencedTaskTag: u32(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
     refCmdSN: u32(32),
     expDataSN: u32(36),
   },
@@ -110,9 +86,7 @@ export const taskManagementResponsePdu = layout({
     response: u8(2),
     ...length,
     initiatorTaskTag: u32(16),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
   },
 });
 
@@ -149,9 +123,7 @@ export const dataInPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     dataSN: u32(36),
     bufferOffset: u32(40),
     residualCount: u32(44),
@@ -169,9 +141,7 @@ export const r2tPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     r2tSN: u32(36),
     bufferOffset: u32(40),
     desiredDataTransferLength: u32(44), // bytes
@@ -188,9 +158,7 @@ export const asyncMessagePdu = layout({
     ...length,
     lun: u64(8),
     reserved: constant(u32(16), noTag),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     asyncEvent: u8(36),
     asyncVCode: u8(37),
     parameter1: u16(38),
@@ -212,8 +180,7 @@ export const textRequestPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -229,9 +196,7 @@ export const textResponsePdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
   },
 });
 
@@ -253,8 +218,7 @@ export const loginRequestPdu = layout({
     tsih: u16(14),
     initiatorTaskTag: u32(16),
     cid: u16(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -274,9 +238,7 @@ export const loginResponsePdu = layout({
     isid: raw(8, 6),
     tsih: u16(14),
     initiatorTaskTag: u32(16),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     statusClass: u8(36),
     statusDetail: u8(37),
   },
@@ -294,8 +256,7 @@ export const logoutRequestPdu = layout({
     ...length,
     initiatorTaskTag: u32(16),
     cid: u16(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -309,9 +270,7 @@ export const logoutResponsePdu = layout({
     response: u8(2),
     ...length,
     initiatorTaskTag: u32(16),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     time2Wait: u16(40),
     time2Retain: u16(42),
   },
@@ -327,9 +286,7 @@ export const rejectPdu = layout({
     reason: u8(2),
     ...length,
     initiatorTaskTag: constant(u32(16), noTag),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
     dataSN: u32(36),
   },
 });
@@ -346,8 +303,7 @@ export const nopOutPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    cmdSN: u32(24),
-    expStatSN: u32(28),
+    ...initiatorNumbers,
   },
 });
 
@@ -362,93 +318,6 @@ export const nopInPdu = layout({
     lun: u64(8),
     initiatorTaskTag: u32(16),
     targetTransferTag: u32(20),
-    statSN: u32(24),
-    expCmdSN: u32(28),
-    maxCmdSN: u32(32),
+    ...targetNumbers,
   },
 });
-
-/** Reasons of a Reject PDU (RFC 7143, 11.17.1). */
-export const rejectReason = {
-  dataDigestError: 0x02,
-  snackReject: 0x03,
-  protocolError: 0x04,
-  commandNotSupported: 0x05,
-  immediateCommandReject: 0x06,
-  taskInProgress: 0x07,
-  invalidPduField: 0x09,
-  longOperationReject: 0x0a,
-  waitingForLogout: 0x0c,
-} as const;
-
-/** Task management functions (RFC 7143, 11.5.1). */
-export const taskFunction = {
-  abortTask: 1,
-  abortTaskSet: 2,
-  clearAca: 3,
-  clearTaskSet: 4,
-  logicalUnitReset: 5,
-  targetWarmReset: 6,
-  targetColdReset: 7,
-  taskReassign: 8,
-} as const;
-
-/** Answers to them (11.6.1). */
-export const taskResponse = {
-  functionComplete: 0,
-  taskDoesNotExist: 1,
-  lunDoesNotExist: 2,
-  taskStillAllegiant: 3,
-  reassignNotSupported: 4,
-  notSupported: 5,
-  authorizationFailed: 6,
-  rejected: 255,
-} as const;
-
-/** Login stages (11.12.3). */
-export const loginStage = { security: 0, operational: 1, fullFeature: 3 } as const;
-
-/** Login status: class ‖ detail (11.13.5). */
-export const loginStatus = {
-  success: 0x0000,
-  targetMovedTemporarily: 0x0101,
-  targetMovedPermanently: 0x0102,
-  initiatorError: 0x0200,
-  authenticationFailure: 0x0201,
-  authorizationFailure: 0x0202,
-  notFound: 0x0203,
-  targetRemoved: 0x0204,
-  unsupportedVersion: 0x0205,
-  tooManyConnections: 0x0206,
-  missingParameter: 0x0207,
-  cannotIncludeInSession: 0x0208,
-  sessionTypeNotSupported: 0x0209,
-  sessionDoesNotExist: 0x020a,
-  invalidDuringLogin: 0x020b,
-  targetError: 0x0300,
-  serviceUnavailable: 0x0301,
-  outOfResources: 0x0302,
-} as const;
-
-const loginStatusWords: Record<number, string> = {
-  [loginStatus.initiatorError]: "initiator error",
-  [loginStatus.authenticationFailure]: "authentication failure (wrong name or secret)",
-  [loginStatus.authorizationFailure]: "this initiator is not allowed at the target",
-  [loginStatus.notFound]: "the portal has no such target",
-  [loginStatus.targetRemoved]: "the target was removed",
-  [loginStatus.unsupportedVersion]: "unsupported version",
-  [loginStatus.tooManyConnections]: "too many connections",
-  [loginStatus.missingParameter]: "missing parameter",
-  [loginStatus.cannotIncludeInSession]: "cannot include this connection in the session",
-  [loginStatus.sessionTypeNotSupported]: "session type not supported",
-  [loginStatus.sessionDoesNotExist]: "session does not exist",
-  [loginStatus.invalidDuringLogin]: "invalid request during login",
-  [loginStatus.targetError]: "target error",
-  [loginStatus.serviceUnavailable]: "service unavailable",
-  [loginStatus.outOfResources]: "target out of resources",
-};
-
-/** `authentication failure (wrong name or secret) (0201h)`. */
-export function describeLoginStatus(status: number): string {
-  return `${loginStatusWords[status] ?? "login status"} (${status.toString(16).padStart(4, "0")}h)`;
-}

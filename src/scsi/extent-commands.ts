@@ -1,66 +1,36 @@
 // The vendor-specific commands that write: WRITE EXTENTS and COPY EXTENTS, their CDBs and parameter lists.
 // docs/protocol.md is the reference; it is written from this table.
 import { bits, constant, layout, u8, u16, u32, u64 } from "../base/layout.ts";
-import { protocolVersion, serviceAction16, serviceAction32 } from "./vendor-commands.ts";
+import { cdb16, cdb32, protocolVersion, serviceAction16, serviceAction32 } from "./vendor-commands.ts";
 
 const source = "docs/protocol.md";
 
 /** FORM of a run's data: as it is, compressed, or none because the run is to read as zeros. */
 export const runForm = { stored: 0, zstd: 1, zeros: 2 } as const;
 
-/** WRITE EXTENTS: Data-Out, a parameter list that is carried out when the command ends. */
-export const writeExtents16 = layout({
-  name: "WRITE EXTENTS (16)",
-  source,
-  bytes: 16,
-  fields: {
-    operationCode: constant(u8(0), 0xd1),
-    serviceAction: constant(u8(1), serviceAction16.writeExtents),
-    parameterListLength: u32(10),
-    control: u8(15),
-  },
-});
+const extents16 = (name: string, action: number) =>
+  layout({
+    name: `${name} (16)`,
+    source,
+    bytes: 16,
+    fields: { ...cdb16(action), parameterListLength: u32(10) },
+  });
 
-export const writeExtents32 = layout({
-  name: "WRITE EXTENTS (32)",
-  source,
-  bytes: 32,
-  fields: {
-    operationCode: constant(u8(0), 0x7f),
-    control: u8(1),
-    groupNumber: bits(6, 5, 6),
-    additionalCdbLength: constant(u8(7), 0x18),
-    serviceAction: constant(u16(8), serviceAction32.writeExtents),
-    parameterListLength: u32(28),
-  },
-});
+const extents32 = (name: string, action: number) =>
+  layout({
+    name: `${name} (32)`,
+    source,
+    bytes: 32,
+    fields: { ...cdb32(action), parameterListLength: u32(28) },
+  });
+
+/** WRITE EXTENTS: Data-Out, a parameter list that is carried out when the command ends. */
+export const writeExtents16 = extents16("WRITE EXTENTS", serviceAction16.writeExtents);
+export const writeExtents32 = extents32("WRITE EXTENTS", serviceAction32.writeExtents);
 
 /** COPY EXTENTS: likewise, with data that the unit has already. */
-export const copyExtents16 = layout({
-  name: "COPY EXTENTS (16)",
-  source,
-  bytes: 16,
-  fields: {
-    operationCode: constant(u8(0), 0xd1),
-    serviceAction: constant(u8(1), serviceAction16.copyExtents),
-    parameterListLength: u32(10),
-    control: u8(15),
-  },
-});
-
-export const copyExtents32 = layout({
-  name: "COPY EXTENTS (32)",
-  source,
-  bytes: 32,
-  fields: {
-    operationCode: constant(u8(0), 0x7f),
-    control: u8(1),
-    groupNumber: bits(6, 5, 6),
-    additionalCdbLength: constant(u8(7), 0x18),
-    serviceAction: constant(u16(8), serviceAction32.copyExtents),
-    parameterListLength: u32(28),
-  },
-});
+export const copyExtents16 = extents16("COPY EXTENTS", serviceAction16.copyExtents);
+export const copyExtents32 = extents32("COPY EXTENTS", serviceAction32.copyExtents);
 
 /** The head of both parameter lists; the runs' descriptors follow it, then what belongs to each run, in their order. */
 export const extentListHeader = layout({

@@ -42,23 +42,35 @@ export const protocolVersion = 1;
 export const vendorPageCode = 0xdb;
 export const vendorPageSignature = "LUNSYNC";
 
+/** What all of operation code D1h have in common. */
+export const cdb16 = (action: number) => ({
+  operationCode: constant(u8(0), 0xd1),
+  serviceAction: constant(u8(1), action),
+  control: u8(15),
+});
+
+/** What all of operation code 7Fh have in common. */
+export const cdb32 = (action: number) => ({
+  operationCode: constant(u8(0), 0x7f),
+  control: u8(1),
+  groupNumber: bits(6, 5, 6),
+  additionalCdbLength: constant(u8(7), 0x18),
+  serviceAction: constant(u16(8), action),
+});
+
 /** ENCODE DIGESTS: one command, 32 bytes, Data-In. */
 export const encodeDigests32 = layout({
   name: "ENCODE DIGESTS (32)",
   source,
   bytes: 32,
   fields: {
-    operationCode: constant(u8(0), 0x7f),
-    control: u8(1),
+    ...cdb32(serviceAction32.encodeDigests),
     digest: u8(2),
     source: bits(3, 1, 2),
     dpo: flag(3, 2),
     width: flag(3, 3),
     extentSize: u8(4),
     level: u8(5),
-    groupNumber: bits(6, 5, 6),
-    additionalCdbLength: constant(u8(7), 0x18),
-    serviceAction: constant(u16(8), serviceAction32.encodeDigests),
     numberOfExtents: u16(10),
     logicalBlockAddress: u64(12),
     initialValue: u64(20),
@@ -72,11 +84,9 @@ export const submit16 = layout({
   source,
   bytes: 16,
   fields: {
-    operationCode: constant(u8(0), 0xd1),
-    serviceAction: constant(u8(1), serviceAction16.submit),
+    ...cdb16(serviceAction16.submit),
     listIdentifier: u32(2),
     parameterListLength: u32(10),
-    control: u8(15),
   },
 });
 
@@ -86,11 +96,9 @@ export const receive16 = layout({
   source,
   bytes: 16,
   fields: {
-    operationCode: constant(u8(0), 0xd1),
-    serviceAction: constant(u8(1), serviceAction16.receive),
+    ...cdb16(serviceAction16.receive),
     listIdentifier: u32(2),
     allocationLength: u32(10),
-    control: u8(15),
   },
 });
 
@@ -99,11 +107,7 @@ export const submit32 = layout({
   source,
   bytes: 32,
   fields: {
-    operationCode: constant(u8(0), 0x7f),
-    control: u8(1),
-    groupNumber: bits(6, 5, 6),
-    additionalCdbLength: constant(u8(7), 0x18),
-    serviceAction: constant(u16(8), serviceAction32.submit),
+    ...cdb32(serviceAction32.submit),
     listIdentifier: u32(12),
     parameterListLength: u32(28),
   },
@@ -114,11 +118,7 @@ export const receive32 = layout({
   source,
   bytes: 32,
   fields: {
-    operationCode: constant(u8(0), 0x7f),
-    control: u8(1),
-    groupNumber: bits(6, 5, 6),
-    additionalCdbLength: constant(u8(7), 0x18),
-    serviceAction: constant(u16(8), serviceAction32.receive),
+    ...cdb32(serviceAction32.receive),
     listIdentifier: u32(12),
     allocationLength: u32(28),
   },

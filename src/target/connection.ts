@@ -8,8 +8,8 @@
 import type { Socket } from "node:net";
 import { messageOf } from "../base/errors.ts";
 import { MiB } from "../base/units.ts";
+import { opcode } from "../iscsi/codes.ts";
 import { type Crc32c, FramingError, framePdu, type Pdu, PduDecoder, type PduSink } from "../iscsi/framing.ts";
-import { opcode } from "../iscsi/pdu.ts";
 import type { Clock, Timer } from "../platform/clock.ts";
 import { Outbox } from "../platform/outbox.ts";
 import { acceptTcp } from "../platform/tcp.ts";
@@ -232,8 +232,8 @@ export class TargetConnection implements SessionLink {
         return;
       }
       const session = this.#session!;
-      if (!session.waitsForData || session.dataOutCount !== this.#dataOutCount) {
-        this.#dataOutCount = session.dataOutCount;
+      if (!session.tasks.waitsForData || session.tasks.dataOutCount !== this.#dataOutCount) {
+        this.#dataOutCount = session.tasks.dataOutCount;
         this.#dataMs = now;
       }
       if (now - this.#dataMs >= dataMs) {

@@ -7,8 +7,9 @@
 // Source: RFC 7143, 6.3 (login phase), 11.12 and 11.13.
 import { LayoutError } from "../base/layout.ts";
 import { ChapAuthenticator, type ChapCredentials, ChapError } from "../iscsi/chap.ts";
+import { loginStage, loginStatus } from "../iscsi/codes.ts";
 import { Negotiation, NegotiationError, type Parameters, type Wishes } from "../iscsi/negotiation.ts";
-import { loginRequestPdu, loginResponsePdu, loginStage, loginStatus } from "../iscsi/pdu.ts";
+import { loginRequestPdu, loginResponsePdu } from "../iscsi/pdu.ts";
 import { decodeText, encodeText, TextError, type TextPairs, textBytesMax } from "../iscsi/text.ts";
 import type { Random } from "../platform/random.ts";
 

@@ -2,7 +2,8 @@
 //
 // Source: RFC 7143, 11.4 (SCSI Response), 11.7 (Data-In); 4.2.5.2 for the residual counts.
 import { lengthOf, slicesOf } from "../base/bytes.ts";
-import { dataInPdu, noTag, scsiResponsePdu } from "../iscsi/pdu.ts";
+import { noTag } from "../iscsi/codes.ts";
+import { dataInPdu, scsiResponsePdu } from "../iscsi/pdu.ts";
 import { status } from "../scsi/command.ts";
 import { encodeSense } from "../scsi/sense.ts";
 import type { ScsiResult } from "./scsi-task.ts";

@@ -4,23 +4,22 @@
 // connection is closed.
 //
 // Source: RFC 7143, 11.10 and 11.11 (text), 11.14 and 11.15 (logout), 11.18 and 11.19 (NOP).
+import { noTag, rejectReason as reason } from "../iscsi/codes.ts";
 import type { Pdu } from "../iscsi/framing.ts";
 import * as wire from "../iscsi/pdu.ts";
 import { decodeText, encodeText, type TextPairs, textBytesMax } from "../iscsi/text.ts";
 import type { TargetSession } from "./session.ts";
 import { PduViolation } from "./target-task.ts";
 
-const { rejectReason: reason } = wire;
-
 export function nopOut(session: TargetSession, pdu: Pdu): void {
   const nop = wire.nopOutPdu.decode(pdu.header);
-  if (nop.initiatorTaskTag === wire.noTag) return; // the answer to a NOP-In of ours
+  if (nop.initiatorTaskTag === noTag) return; // the answer to a NOP-In of ours
   const bytes = Math.min(pdu.data.length, session.start.parameters.MaxRecvDataSegmentLength);
   session.send(
     wire.nopInPdu.encode({
       lun: nop.lun,
       initiatorTaskTag: nop.initiatorTaskTag,
-      targetTransferTag: wire.noTag,
+      targetTransferTag: noTag,
       statSN: session.numbers.nextStatSN(),
       expCmdSN: session.numbers.expCmdSN,
       maxCmdSN: session.numbers.maxCmdSN,
@@ -57,7 +56,7 @@ export function textRequest(session: TargetSession, pdu: Pdu): void {
       final: !more,
       lun: request.lun,
       initiatorTaskTag: request.initiatorTaskTag,
-      targetTransferTag: more ? session.transferTag() : wire.noTag,
+      targetTransferTag: more ? session.transferTag() : noTag,
       statSN: session.numbers.nextStatSN(),
       expCmdSN: session.numbers.expCmdSN,
       maxCmdSN: session.numbers.maxCmdSN,

@@ -8,9 +8,10 @@
 import { type Deferred, deferred } from "../base/async.ts";
 import type { BufferPool } from "../base/buffer-pool.ts";
 import { slicesOf } from "../base/bytes.ts";
+import { noTag, rejectReason } from "../iscsi/codes.ts";
 import { additionalHeaders, ahsTypeExtendedCdb, type Pdu } from "../iscsi/framing.ts";
 import type { Parameters } from "../iscsi/negotiation.ts";
-import { type dataOutPdu, noTag, rejectReason, type scsiCommandPdu } from "../iscsi/pdu.ts";
+import type { dataOutPdu, scsiCommandPdu } from "../iscsi/pdu.ts";
 import type { Nexus } from "./nexus.ts";
 import type { ScsiRequest } from "./scsi-task.ts";
 

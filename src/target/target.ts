@@ -6,9 +6,9 @@ import { createServer, type Server, type Socket } from "node:net";
 import { Semaphore } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import { MiB } from "../base/units.ts";
+import { loginStatus } from "../iscsi/codes.ts";
 import type { Crc32c } from "../iscsi/framing.ts";
 import type { Wishes } from "../iscsi/negotiation.ts";
-import { loginStatus } from "../iscsi/pdu.ts";
 import type { TextPairs } from "../iscsi/text.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Random } from "../platform/random.ts";
@@ -234,10 +234,10 @@ export class IscsiTarget {
   async #abortTasks(which: (session: TargetSession, task: TargetTask) => boolean): Promise<void> {
     const settled: Promise<void>[] = [];
     for (const session of [...this.#sessions.keys(), ...this.#ending]) {
-      for (const task of [...session.tasks.values()]) {
+      for (const task of session.tasks.all()) {
         if (!which(session, task)) continue;
         settled.push(task.settled);
-        session.abortTask(task);
+        session.tasks.abort(task);
       }
     }
     await Promise.all(settled);

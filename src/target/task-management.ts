@@ -5,7 +5,8 @@
 // ends.
 //
 // Source: RFC 7143, 11.5, 11.6; SAM-5, 7.
-import { taskFunction, type taskManagementRequestPdu, taskResponse } from "../iscsi/pdu.ts";
+import { taskFunction, taskResponse } from "../iscsi/codes.ts";
+import type { taskManagementRequestPdu } from "../iscsi/pdu.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { TargetSession } from "./session.ts";
 
@@ -19,7 +20,7 @@ async function abortOne(session: TargetSession, request: Request): Promise<numbe
     return forgone ? taskResponse.functionComplete : taskResponse.taskDoesNotExist;
   }
   if (task.start.lun !== request.lun) return taskResponse.taskDoesNotExist;
-  session.abortTask(task);
+  session.tasks.abort(task);
   await task.settled;
   return taskResponse.functionComplete;
 }

@@ -105,17 +105,24 @@ export class ScsiDigests {
     return { different, extents: answer.extents, unreadable: answer.unreadable };
   }
 
+  /** What both forms of a question say of its window, but for the initial value, of which a CDB holds half. */
+  #question(window: DigestWindow) {
+    return {
+      digest: digestIndex(this.#name, this.#page, window.digest),
+      source: sourceOf(window),
+      width: window.width === 16,
+      extentSize: Math.log2(window.extentBlocks),
+      level: window.level ?? 0,
+      numberOfExtents: window.extents,
+      logicalBlockAddress: BigInt(window.lba),
+    };
+  }
+
   async #encode32(window: DigestWindow, allocationLength: number, signal?: AbortSignal): Promise<Buffer> {
     const outcome = await this.#execute(
       {
         cdb: encodeDigests32.encode({
-          digest: digestIndex(this.#name, this.#page, window.digest),
-          source: sourceOf(window),
-          width: window.width === 16,
-          extentSize: Math.log2(window.extentBlocks),
-          level: window.level ?? 0,
-          numberOfExtents: window.extents,
-          logicalBlockAddress: BigInt(window.lba),
+          ...this.#question(window),
           initialValue: window.initialValue.readBigUInt64BE(8),
           allocationLength,
         }),
@@ -138,15 +145,9 @@ export class ScsiDigests {
     this.#nextList = listIdentifier === 0xffffffff ? 1 : listIdentifier + 1;
     const dataLength = lengthOf(data);
     const header = parameterListHeader.encode({
+      ...this.#question(window),
       function: func,
-      digest: digestIndex(this.#name, this.#page, window.digest),
-      source: sourceOf(window),
-      width: window.width === 16,
-      extentSize: Math.log2(window.extentBlocks),
-      level: window.level ?? 0,
-      numberOfExtents: window.extents,
       dataLength,
-      logicalBlockAddress: BigInt(window.lba),
       initialValue: window.initialValue,
     });
     const parameterListLength = header.length + dataLength;

@@ -7,25 +7,22 @@ import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
-import { sameVolumeKey } from "../platform/local-volumes.ts";
-import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
+import type { ScsiCommand, ScsiDevice, ScsiOutcome } from "../scsi/command.ts";
 import {
-  getLbaStatus,
-  lbaStatusDescriptor,
   read16,
   synchronizeCache10,
   synchronizeCache16,
   write16,
   writeSame16,
 } from "../scsi/sbc-commands.ts";
-import { isCondition, type Sense } from "../scsi/sense.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
-import { failureOf } from "./scsi-failure.ts";
-import { readUnitFacts, type UnitFacts, unitKeys } from "./unit-facts.ts";
+import { ScsiMapping } from "./scsi-mapping.ts";
+import { UnitCommands } from "./unit-commands.ts";
+import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
+import { checkSameUnit, unitIdentity, unitTraits, unitTransferBlocksMax } from "./unit-traits.ts";
 import {
-  type CatalogueOffer,
   type CompareAnswer,
   checkRange,
   type DigestAnswer,
@@ -44,10 +41,6 @@ import {
   type WriteOptions,
 } from "./volume.ts";
 
-const busyRetriesMax = 20;
-const attentionRetriesMax = 8;
-const windowsInFlightMax = 4;
-
 const noAnswer = (unreadable: Unreadable): DigestAnswer => ({
   values: Buffer.alloc(0),
   extents: 0,
@@ -62,71 +55,33 @@ export class ScsiVolume implements Volume {
   readonly traits: VolumeTraits;
   readonly facts: UnitFacts;
   readonly #device: ScsiDevice;
-  readonly #clock: Clock;
+  readonly #commands: UnitCommands;
   readonly #digests: ScsiDigests | undefined;
   readonly #extents: ScsiExtents | undefined;
+  readonly #mapping: ScsiMapping;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
-  /** The latest run that was found to be mapped. It may be deallocated since, which costs nothing but a comparison. */
-  #mapped = { lba: 0, blocks: 0 };
-  /** Counts resets and reconnections; writes acknowledged before the last one are no longer certain. */
-  #epoch = 0;
   #unflushedSince: number | undefined;
 
   private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
     this.#device = device;
-    this.#clock = clock;
+    this.#commands = new UnitCommands(device, clock);
     this.facts = facts;
     this.name = device.name;
     this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
-    const local = device.localKeys ?? [];
-    this.identity = {
-      uuid: facts.vendorPage?.volumeUuid,
-      keys: [...unitKeys(facts), ...facts.sameVolumeKeys, ...local, ...local.map(sameVolumeKey)],
-      description: [facts.vendor, facts.product, facts.revision].filter((part) => part !== "").join(" "),
-    };
+    this.identity = unitIdentity(facts, device.localKeys);
     const page = facts.vendorPage;
-    const entry = page?.digests.find(({ index }) => index === page.catalogueDigest);
-    const catalogue: CatalogueOffer | undefined =
-      page && entry && page.catalogueState > 0 && page.catalogueFanOut > 0
-        ? {
-            digest: entry.text,
-            extentBlocks: 2 ** page.catalogueExtentSize,
-            fanOut: 2 ** page.catalogueFanOut,
-            rootLevel: page.catalogueRootLevel,
-          }
-        : undefined;
     const wide = device.cdbBytesMax >= 32;
-    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#execute(c, s));
-    const transport = {
-      wide,
-      blockBytes: facts.blockBytes,
-      commandBytesMax: device.transferBytesPreferred,
-    };
+    const { blockBytes } = facts;
+    const commandBytes = device.transferBytesPreferred;
+    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#commands.execute(c, s));
+    const transport = { wide, blockBytes, commandBytesMax: commandBytes };
     this.#extents =
-      page && new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#execute(c, s, expected));
-    this.traits = {
-      writable: !facts.writeProtected,
-      thin: facts.unmapByWriteSame && facts.deallocatedReadsZeros,
-      digests: page ? "own" : "read",
-      catalogue,
-      digestsOffered: page?.digests.map((entry) => entry.text),
-      // A list has up to 16 bytes for each extent behind its head of 48, and one command takes it whole.
-      windowExtentsMax: page
-        ? Math.min(65535, page.mostExtents, Math.floor(device.transferBytesPreferred / 16) - 3)
-        : 65535,
-      windowBytesMax: page ? page.mostBytes : 8 * 1024 * 1024,
-      windowsInFlight: page
-        ? Math.max(1, Math.min(windowsInFlightMax, page.mostCommands))
-        : windowsInFlightMax,
-      writesExtents: this.#extents?.writes ?? false,
-      copiesExtents: this.#extents?.copies ?? false,
-      keepsHistories: catalogue !== undefined && (page?.histories ?? false),
-      findsExtents: catalogue !== undefined && (page?.findExtents ?? false),
-    };
-    const limits = [Math.floor(device.transferBytesPreferred / facts.blockBytes)];
-    if (facts.transferBlocksMax > 0) limits.push(facts.transferBlocksMax);
-    this.#transferBlocksMax = Math.max(1, Math.min(...limits));
+      page &&
+      new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#commands.execute(c, s, expected));
+    this.#mapping = new ScsiMapping(this.name, (c, s) => this.#commands.execute(c, s));
+    this.traits = unitTraits(facts, this.#extents, commandBytes);
+    this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
 
   /** Takes over `device`. @throws AgentError `volume_missing`, `volume_unsuitable` */
@@ -155,7 +110,7 @@ export class ScsiVolume implements Volume {
     checkRange(this, lba, blocks);
     await this.#inSteps(blocks, async (done, count) => {
       const dataIn = buffer.subarray(done * blockBytes, (done + count) * blockBytes);
-      const outcome = await this.#execute(
+      const outcome = await this.#commands.execute(
         {
           cdb: read16.encode({
             fua: (options.fresh ?? false) && this.facts.forcesUnitAccess,
@@ -184,9 +139,9 @@ export class ScsiVolume implements Volume {
     const { blockBytes } = this.geometry;
     const length = lengthOf(pieces);
     checkRange(this, lba, length / blockBytes);
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     await this.#inSteps(length / blockBytes, async (done, count) => {
-      await this.#execute(
+      await this.#commands.execute(
         {
           cdb: write16.encode({
             fua: (options.durable ?? false) && this.facts.forcesUnitAccess,
@@ -208,13 +163,9 @@ export class ScsiVolume implements Volume {
     signal?: AbortSignal,
   ): Promise<void> {
     checkRange(this, lba, blocks);
-    this.#unflushedSince ??= this.#epoch;
-    // Who asks afterwards is to be told what became of it; what is behind it is known still.
-    const known = {
-      lba: Math.max(this.#mapped.lba, lba + blocks),
-      end: this.#mapped.lba + this.#mapped.blocks,
-    };
-    this.#mapped = { lba: known.lba, blocks: Math.max(0, known.end - known.lba) };
+    this.#unflushedSince ??= this.#commands.epoch;
+    // Who asks afterwards is to be told what became of it.
+    this.#mapping.forget(lba, blocks);
     const { blockBytes } = this.geometry;
     let done = 0;
     // UNMAP alone is only a hint; WRITE SAME of zeros with the UNMAP bit gives zeros in every case (SBC-3, 5.44).
@@ -222,7 +173,7 @@ export class ScsiVolume implements Volume {
     while (done < blocks && this.#zeroByWriteSame && this.facts.unmapByWriteSame && options.unmap) {
       const count = Math.min(stepMax, blocks - done);
       try {
-        await this.#execute(
+        await this.#commands.execute(
           {
             cdb: writeSame16.encode({
               unmap: true,
@@ -255,7 +206,7 @@ export class ScsiVolume implements Volume {
   ): Promise<number> {
     for (const { lba, blocks } of runs) checkRange(this, lba, blocks);
     if (!this.#extents?.writes) throw this.#unable("WRITE EXTENTS");
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     return this.#extents.write(runs, options, signal);
   }
 
@@ -308,7 +259,7 @@ export class ScsiVolume implements Volume {
       checkRange(this, to, blocks);
     }
     if (!this.#extents?.copies) throw this.#unable("COPY EXTENTS");
-    this.#unflushedSince ??= this.#epoch;
+    this.#unflushedSince ??= this.#commands.epoch;
     return this.#extents.copy(copies, digest, signal);
   }
 
@@ -319,13 +270,13 @@ export class ScsiVolume implements Volume {
   async flush(signal?: AbortSignal): Promise<void> {
     const since = this.#unflushedSince;
     try {
-      await this.#execute({ cdb: synchronizeCache16.encode({}) }, signal);
+      await this.#commands.execute({ cdb: synchronizeCache16.encode({}) }, signal);
     } catch (error) {
       if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
       await this.#flush10(signal);
     }
     this.#unflushedSince = undefined;
-    if (since !== undefined && since !== this.#epoch) {
+    if (since !== undefined && since !== this.#commands.epoch) {
       throw new AgentError(
         "not_proved",
         `Cannot be sure of the latest writes to ${this.name}: it was reset or reconnected before they were flushed`,
@@ -336,7 +287,7 @@ export class ScsiVolume implements Volume {
 
   async #flush10(signal?: AbortSignal): Promise<void> {
     try {
-      await this.#execute({ cdb: synchronizeCache10.encode({}) }, signal);
+      await this.#commands.execute({ cdb: synchronizeCache10.encode({}) }, signal);
     } catch (error) {
       // A unit without the command has no cache to flush.
       if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
@@ -351,41 +302,7 @@ export class ScsiVolume implements Volume {
     checkRange(this, lba, blocks);
     // Only a unit that is ours is believed that its deallocated blocks read as zeros.
     if (!this.#digests || !this.traits.thin) return { lba, blocks };
-    const end = lba + blocks;
-    let at = lba;
-    while (at < end) {
-      const known = this.#mapped;
-      if (at < known.lba || at >= known.lba + known.blocks) {
-        const next = await this.#lbaStatus(at, signal);
-        if (next.deallocated) {
-          at = next.lba + next.blocks;
-          continue;
-        }
-        this.#mapped = next;
-      }
-      return { lba: at, blocks: Math.min(end, this.#mapped.lba + this.#mapped.blocks) - at };
-    }
-    return undefined;
-  }
-
-  /** What the unit says of the run of blocks that begins at `lba`. */
-  async #lbaStatus(
-    lba: number,
-    signal?: AbortSignal,
-  ): Promise<{ lba: number; blocks: number; deallocated: boolean }> {
-    const bytes = 8 + lbaStatusDescriptor.bytes;
-    const cdb = getLbaStatus.encode({ startingLogicalBlockAddress: BigInt(lba), allocationLength: bytes });
-    const { dataIn } = await this.#execute({ cdb, dataInBytes: bytes }, signal);
-    if (dataIn.length === bytes) {
-      const {
-        logicalBlockAddress,
-        numberOfLogicalBlocks: blocks,
-        provisioningStatus,
-      } = lbaStatusDescriptor.decode(dataIn, 8);
-      if (logicalBlockAddress === BigInt(lba) && blocks > 0)
-        return { lba, blocks, deallocated: provisioningStatus === 1 };
-    }
-    throw new AgentError("protocol_error", `${this.name} answered GET LBA STATUS for LBA ${lba} wrongly`);
+    return this.#mapping.next(lba, blocks, signal);
   }
 
   encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
@@ -425,7 +342,7 @@ export class ScsiVolume implements Volume {
     nothing: (unreadable: Unreadable) => T,
   ): Promise<T> {
     for (;;) {
-      const epoch = this.#epoch;
+      const epoch = this.#commands.epoch;
       try {
         return await action(this.#digests!);
       } catch (error) {
@@ -435,7 +352,7 @@ export class ScsiVolume implements Volume {
           if (lba < window.lba || lba >= window.lba + window.extentBlocks) throw error;
           return nothing({ lba, reason: error.message });
         }
-        if (error.code !== "command_failed" || epoch === this.#epoch) throw error;
+        if (error.code !== "command_failed" || epoch === this.#commands.epoch) throw error;
       }
     }
   }
@@ -455,62 +372,7 @@ export class ScsiVolume implements Volume {
   }
 
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
-    this.#epoch++;
-    const now = await readUnitFacts(execute, this.name);
-    const keys = unitKeys(now);
-    const before = unitKeys(this.facts);
-    const same = keys.length === before.length && keys.every((key, i) => key === before[i]);
-    if (!same) {
-      throw new AgentError(
-        "identity_mismatch",
-        `${this.name} is another volume after the reconnection: it was ${before[0] ?? "nameless"} and is ` +
-          `${keys[0] ?? "nameless"}; nothing more was written`,
-      );
-    }
-    if (now.blocks !== this.geometry.blocks || now.blockBytes !== this.geometry.blockBytes) {
-      throw new AgentError(
-        "size_mismatch",
-        `${this.name} has another size after the reconnection; nothing more was written`,
-      );
-    }
-  }
-
-  /** One command that must end well, or with what is expected; transient conditions are waited out. */
-  async #execute(
-    command: ScsiCommand,
-    signal?: AbortSignal,
-    expected?: (sense: Sense) => boolean,
-  ): Promise<ScsiOutcome> {
-    let busy = 0;
-    let attentions = 0;
-    for (;;) {
-      const outcome = await this.#device.execute(command, signal);
-      switch (outcome.status) {
-        case status.good:
-        case status.conditionMet:
-          return outcome;
-        case status.busy:
-        case status.taskSetFull:
-          if (busy++ === busyRetriesMax) throw failureOf(this.name, command, outcome);
-          await this.#clock.sleep(Math.min(20 * 2 ** busy, 1000), signal);
-          continue;
-        case status.checkCondition:
-          if (outcome.sense?.key === 0x6 && attentions++ < attentionRetriesMax) {
-            this.#attention(outcome.sense);
-            continue;
-          }
-          if (outcome.sense && expected?.(outcome.sense)) return outcome;
-          throw failureOf(this.name, command, outcome);
-        default:
-          throw failureOf(this.name, command, outcome);
-      }
-    }
-  }
-
-  #attention(sense: Sense): void {
-    if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
-    if (isCondition(sense, "capacityChanged")) {
-      throw new AgentError("size_mismatch", `${this.name} changed its size while it was used`);
-    }
+    this.#commands.reconnected();
+    checkSameUnit(this.name, this.facts, await readUnitFacts(execute, this.name));
   }
 }

@@ -1,6 +1,7 @@
 // An initiator that keeps the rules, whatever commands it sends, and checks that the target does.
 //
 // Source: RFC 7143, 4.2.2 (numbers), 4.2.5 (data), 11.4 (residuals), 11.7 (Data-In), 11.8 (R2T).
+import * as codes from "../../src/iscsi/codes.ts";
 import type { Pdu } from "../../src/iscsi/framing.ts";
 import { extendedCdbAhs } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
@@ -109,20 +110,20 @@ export class CheckedSession {
     if (!immediate) this.raw.cmdSN = serialAdd(this.raw.cmdSN, 1);
     const ahs = cdb.length > 16 ? extendedCdbAhs(cdb.subarray(16)) : undefined;
     const pdus = [this.raw.frame(header, along > 0 ? dataOut.subarray(0, along) : undefined, ahs)];
-    if (unsolicited) pdus.push(...this.#burst(initiatorTaskTag, task, wire.noTag, first));
+    if (unsolicited) pdus.push(...this.#burst(initiatorTaskTag, task, codes.noTag, first));
     return pdus;
   }
 
   /** Asks for `fields.function`. Tasks that it ends are forgotten when the answer comes. */
   manage(fields: { function: number; lun: bigint; referencedTaskTag?: number; refCmdSN?: number }): void {
     const initiatorTaskTag = this.#tag();
-    const one = fields.function === wire.taskFunction.abortTask;
+    const one = fields.function === codes.taskFunction.abortTask;
     const ended = [...this.#outstanding].filter(([tag, task]) =>
       one ? tag === fields.referencedTaskTag : task.lun === fields.lun,
     );
     this.#asked.set(initiatorTaskTag, (pdu) => {
       const { response } = wire.taskManagementResponsePdu.decode(pdu.header);
-      if (response !== wire.taskResponse.functionComplete) return;
+      if (response !== codes.taskResponse.functionComplete) return;
       for (const [tag] of ended) this.#outstanding.delete(tag);
     });
     this.raw.send(
@@ -143,7 +144,10 @@ export class CheckedSession {
   ping(data: Buffer): void {
     const initiatorTaskTag = this.#tag();
     this.#asked.set(initiatorTaskTag, (pdu) => {
-      demand((pdu.header[0]! & 0x3f) === wire.opcode.nopIn, () => "a NOP-Out was answered by something else");
+      demand(
+        (pdu.header[0]! & 0x3f) === codes.opcode.nopIn,
+        () => "a NOP-Out was answered by something else",
+      );
       const taken = Math.min(data.length, this.#limits.segmentBytes);
       demand(pdu.data.equals(data.subarray(0, taken)), () => "a NOP-In has other data than its NOP-Out");
     });
@@ -151,7 +155,7 @@ export class CheckedSession {
       wire.nopOutPdu.encode({
         immediate: true,
         initiatorTaskTag,
-        targetTransferTag: wire.noTag,
+        targetTransferTag: codes.noTag,
         cmdSN: this.raw.cmdSN,
       }),
       data,
@@ -192,9 +196,9 @@ export class CheckedSession {
     demand(!serialBefore(max, this.#maxCmdSN), () => "MaxCmdSN went back");
     this.#maxCmdSN = max;
     const numbered =
-      opcode === wire.opcode.dataIn
+      opcode === codes.opcode.dataIn
         ? wire.dataInPdu.decode(header).hasStatus
-        : opcode !== wire.opcode.r2t && !(opcode === wire.opcode.nopIn && tag === wire.noTag);
+        : opcode !== codes.opcode.r2t && !(opcode === codes.opcode.nopIn && tag === codes.noTag);
     if (numbered) {
       const statSN = header.readUInt32BE(24);
       demand(this.#statSN === undefined || statSN === this.#statSN, () => `StatSN ${statSN} is not the next`);
@@ -208,13 +212,13 @@ export class CheckedSession {
       return;
     }
     switch (opcode) {
-      case wire.opcode.dataIn:
+      case codes.opcode.dataIn:
         this.#dataIn(tag, pdu);
         return;
-      case wire.opcode.r2t:
+      case codes.opcode.r2t:
         this.#r2t(tag, pdu);
         return;
-      case wire.opcode.scsiResponse: {
+      case codes.opcode.scsiResponse: {
         const response = wire.scsiResponsePdu.decode(header);
         const task = this.#owed(tag, "a response");
         this.#outstanding.delete(tag);
@@ -223,12 +227,12 @@ export class CheckedSession {
         this.#checkResidual(task, response);
         return;
       }
-      case wire.opcode.asyncMessage:
+      case codes.opcode.asyncMessage:
         return;
-      case wire.opcode.nopIn:
-        demand(tag === wire.noTag, () => "a NOP-In that nobody asked for");
+      case codes.opcode.nopIn:
+        demand(tag === codes.noTag, () => "a NOP-In that nobody asked for");
         return;
-      case wire.opcode.reject: {
+      case codes.opcode.reject: {
         const { reason } = wire.rejectPdu.decode(header);
         throw new Finding(`a Reject, reason ${reason}, of ${pdu.data.toString("hex")}`);
       }
@@ -285,7 +289,7 @@ export class CheckedSession {
       () => `${about()}: ${task.sent} were sent`,
     );
     demand(r2t.r2tSN === task.nextR2tSN++, () => `${about()}: R2TSN`);
-    demand(r2t.targetTransferTag !== wire.noTag, () => `${about()}: a reserved tag`);
+    demand(r2t.targetTransferTag !== codes.noTag, () => `${about()}: a reserved tag`);
     for (const each of this.#burst(tag, task, r2t.targetTransferTag, offset + bytes))
       this.raw.sendBytes(each);
   }

@@ -6,8 +6,8 @@
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { AgentError } from "../../src/base/errors.ts";
 import { IscsiSession } from "../../src/initiator/session.ts";
+import * as codes from "../../src/iscsi/codes.ts";
 import { framePdu, type Pdu, PduDecoder } from "../../src/iscsi/framing.ts";
-import * as wire from "../../src/iscsi/pdu.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import { crc32c } from "../../src/platform/native-digest.ts";
 import { systemRandom } from "../../src/platform/random.ts";
@@ -34,7 +34,7 @@ function relay(client: Socket, port: number, meddle: Meddle): void {
   let agreed = digests;
   const pdu = (each: Pdu) => {
     for (const bytes of meddle(frame, each)) client.write(bytes);
-    const isLogin = (each.header[0]! & 0x3f) === wire.opcode.loginResponse;
+    const isLogin = (each.header[0]! & 0x3f) === codes.opcode.loginResponse;
     const text = each.data.toString("latin1");
     agreed = {
       headerDigest: agreed.headerDigest || /HeaderDigest=CRC32C\0/.test(text),

@@ -8,6 +8,7 @@ import { Catalogue } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
 import { TreeShape } from "../../src/catalogue/shape.ts";
 import { parseDigestSpec } from "../../src/digest/spec.ts";
+import * as codes from "../../src/iscsi/codes.ts";
 import type { Pdu } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { encodeText, type TextPairs } from "../../src/iscsi/text.ts";
@@ -180,7 +181,7 @@ export async function orderlyCase(fuzzed: FuzzedTarget, random: Random): Promise
     session.takeAll();
   };
   const anyLun = () => lun(oneOf(random, [2, 2, 2, 3, 3, 1, 0, 9]));
-  const { taskFunction: func } = wire;
+  const { taskFunction: func } = codes;
   for (let step = 1 + below(random, 30); step > 0; step--) {
     const kind = random();
     if (kind < 0.06) {
@@ -230,7 +231,7 @@ function wildPdus(fuzzed: FuzzedTarget, random: Random, raw: RawInitiator, agree
     if (!immediate) raw.cmdSN++;
     switch (below(random, clash ? 10 : 40)) {
       case 0:
-        pdus.push(raw.frame(wire.nopOutPdu.encode({ ...common, targetTransferTag: wire.noTag })));
+        pdus.push(raw.frame(wire.nopOutPdu.encode({ ...common, targetTransferTag: codes.noTag })));
         break;
       case 1:
         pdus.push(
@@ -252,14 +253,14 @@ function wildPdus(fuzzed: FuzzedTarget, random: Random, raw: RawInitiator, agree
           "MaxBurstLength=512\0",
         ]);
         const last = chance(random, 0.7);
-        const request = { ...common, final: last, continue: !last, targetTransferTag: wire.noTag };
+        const request = { ...common, final: last, continue: !last, targetTransferTag: codes.noTag };
         pdus.push(raw.frame(wire.textRequestPdu.encode(request), Buffer.from(text)));
         break;
       }
       case 3: {
         const out = { final: chance(random, 0.5), lun: at, initiatorTaskTag: tag() };
         const where = {
-          targetTransferTag: oneOf(random, [wire.noTag, 1, 2, 3]),
+          targetTransferTag: oneOf(random, [codes.noTag, 1, 2, 3]),
           bufferOffset: 512 * below(random, 4),
         };
         pdus.push(
@@ -406,7 +407,7 @@ export async function loginCase(fuzzed: FuzzedTarget, random: Random): Promise<v
     await raw.next(chance(random, 0.9) ? 100 : 1).then(
       (answer) => {
         demand(
-          (answer.header[0]! & 0x3f) === wire.opcode.loginResponse,
+          (answer.header[0]! & 0x3f) === codes.opcode.loginResponse,
           () => "no login response to a login",
         );
         const response = wire.loginResponsePdu.decode(answer.header);

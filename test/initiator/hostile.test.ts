@@ -3,6 +3,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { afterEach, describe, expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import { IscsiSession } from "../../src/initiator/session.ts";
+import * as codes from "../../src/iscsi/codes.ts";
 import { framePdu, type Pdu, PduDecoder } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { systemClock } from "../../src/platform/clock.ts";
@@ -63,7 +64,7 @@ async function hostile(behaviour: Behaviour): Promise<number> {
     let full = false;
     let statSN = 0;
     const pdu = (each: Pdu) => {
-      if (full && (each.header[0]! & 0x3f) === wire.opcode.logoutRequest) {
+      if (full && (each.header[0]! & 0x3f) === codes.opcode.logoutRequest) {
         socket.destroy();
         return;
       }
@@ -134,7 +135,7 @@ const dataIn = (pdu: Pdu, numbers: object, more: Parameters<typeof wire.dataInPd
     final: true,
     hasStatus: true,
     initiatorTaskTag: pdu.header.readUInt32BE(16),
-    targetTransferTag: wire.noTag,
+    targetTransferTag: codes.noTag,
     ...numbers,
     ...more,
   });
@@ -266,7 +267,7 @@ describe("answers that must not be", () => {
       [0xfffffff0, 512],
     ] as const) {
       const port = await hostile((peer, pdu, numbers) => {
-        if ((pdu.header[0]! & 0x3f) !== wire.opcode.scsiCommand) return;
+        if ((pdu.header[0]! & 0x3f) !== codes.opcode.scsiCommand) return;
         peer.send(
           wire.r2tPdu.encode({
             ...numbers,

@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import type { AgentError } from "../../src/base/errors.ts";
 import { Login, type LoginOptions } from "../../src/initiator/login.ts";
 import { ChapAuthenticator, ChapError, ChapResponder } from "../../src/iscsi/chap.ts";
+import { loginStatus } from "../../src/iscsi/codes.ts";
 import {
   defaultParameters,
   Negotiation,
@@ -12,7 +13,7 @@ import {
   type Parameters,
   type Wishes,
 } from "../../src/iscsi/negotiation.ts";
-import { loginResponsePdu, loginStatus } from "../../src/iscsi/pdu.ts";
+import { loginResponsePdu } from "../../src/iscsi/pdu.ts";
 import { serialAdd, serialBefore, serialDistance } from "../../src/iscsi/serial.ts";
 import {
   decodeText,

@@ -1,6 +1,7 @@
 // PDU headers by others' eyes: a capture that tshark dissected, headers put together by hand, RFC 3720's checksums.
 import { describe, expect, test } from "vitest";
 import type { Field, Layout } from "../../src/base/layout.ts";
+import * as codes from "../../src/iscsi/codes.ts";
 import { framePdu, PduDecoder } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { crc32c } from "../support/crc32c.ts";
@@ -80,7 +81,7 @@ describe("by hand, after the figures of RFC 7143", () => {
       dataSegmentLength: 4,
       lun: 5n << 48n,
       initiatorTaskTag: 0x01020304,
-      targetTransferTag: wire.noTag,
+      targetTransferTag: codes.noTag,
       cmdSN: 0x0a0b0c0d,
       expStatSN: 0x11121314,
     });
@@ -89,7 +90,7 @@ describe("by hand, after the figures of RFC 7143", () => {
   test("11.19 NOP-In: no I bit; StatSN, ExpCmdSN, MaxCmdSN", () => {
     const fields = {
       lun: 5n << 48n,
-      initiatorTaskTag: wire.noTag,
+      initiatorTaskTag: codes.noTag,
       targetTransferTag: 7,
       statSN: 8,
       expCmdSN: 9,
@@ -263,7 +264,7 @@ describe("by hand, after the figures of RFC 7143", () => {
       statusDetail: 1,
       statSN: 1,
     });
-    expect(wire.loginStatus.authenticationFailure).toBe(0x0201);
+    expect(codes.loginStatus.authenticationFailure).toBe(0x0201);
   });
 
   test("missing F bits and wrong opcodes are named by their place", () => {
@@ -276,31 +277,31 @@ describe("by hand, after the figures of RFC 7143", () => {
 
 test("the numbers of section 11", () => {
   // 11.1.1.2 opcodes; 11.5.1 functions; 11.6.1 responses; 11.17.1 reasons; 11.13.5 login status, as the RFC lists them.
-  expect(Object.values(wire.opcode)).toEqual([
+  expect(Object.values(codes.opcode)).toEqual([
     0, 1, 2, 3, 4, 5, 6, 0x10, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x31, 0x32, 0x3f,
   ]);
-  expect(wire.taskFunction).toMatchObject({
+  expect(codes.taskFunction).toMatchObject({
     abortTask: 1,
     clearTaskSet: 4,
     logicalUnitReset: 5,
     targetColdReset: 7,
     taskReassign: 8,
   });
-  expect(wire.taskResponse).toMatchObject({
+  expect(codes.taskResponse).toMatchObject({
     taskDoesNotExist: 1,
     lunDoesNotExist: 2,
     reassignNotSupported: 4,
     notSupported: 5,
     rejected: 255,
   });
-  expect(wire.rejectReason).toMatchObject({
+  expect(codes.rejectReason).toMatchObject({
     dataDigestError: 2,
     protocolError: 4,
     commandNotSupported: 5,
     taskInProgress: 7,
     invalidPduField: 9,
   });
-  expect(wire.loginStatus).toMatchObject({
+  expect(codes.loginStatus).toMatchObject({
     notFound: 0x203,
     tooManyConnections: 0x206,
     missingParameter: 0x207,

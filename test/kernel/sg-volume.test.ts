@@ -37,6 +37,16 @@ const reportsOf = (stdout: string) =>
     report: JSON.parse(json!),
   }));
 
+/** A source, a LUN that differs from it in every extent, what to serve the LUN with, and the program for the guest. */
+async function differingIn(folder: WorkFolder) {
+  const [source, lun] = [folder.file("source"), folder.file("lun")];
+  const content = randomBytes(16 * MiB);
+  await writeFile(source, content);
+  await writeFile(lun, Buffer.alloc(16 * MiB, 1));
+  await packProgram(folder.path);
+  return { source, lun, content, options: ["--lun", lun, "--state-dir", folder.file("state")] };
+}
+
 describe.skipIf(absent !== undefined)("a LUN of a Linux kernel", () => {
   beforeAll(() => buildGuest());
 
@@ -124,12 +134,7 @@ describe.skipIf(absent !== undefined)("a LUN of a Linux kernel", () => {
 
   test("that is lost in the middle ends the run in words; when it is back, the next run goes on", async () => {
     await using folder = await WorkFolder.make();
-    const [source, lun] = [folder.file("source"), folder.file("lun")];
-    const content = randomBytes(16 * MiB);
-    await writeFile(source, content);
-    await writeFile(lun, Buffer.alloc(16 * MiB, 1));
-    await packProgram(folder.path);
-    const options = ["--lun", lun, "--state-dir", folder.file("state")];
+    const { source, lun, options } = await differingIn(folder);
     let served = await serve(options);
     try {
       const { port, portal, target } = partsOf(served.url);
@@ -162,12 +167,7 @@ describe.skipIf(absent !== undefined)("a LUN of a Linux kernel", () => {
 
   test("whose target dies and comes back is checked, and written again until it is proved", async () => {
     await using folder = await WorkFolder.make();
-    const [source, lun] = [folder.file("source"), folder.file("lun")];
-    const content = randomBytes(16 * MiB);
-    await writeFile(source, content);
-    await writeFile(lun, Buffer.alloc(16 * MiB, 1));
-    await packProgram(folder.path);
-    const options = ["--lun", lun, "--state-dir", folder.file("state")];
+    const { source, lun, content, options } = await differingIn(folder);
     let served = await serve(options);
     try {
       const { port, portal, target } = partsOf(served.url);

@@ -4,6 +4,7 @@ import * as extents from "../../src/scsi/extent-commands.ts";
 import { decodeVendorPage, encodeVendorPage } from "../../src/scsi/inquiry-data.ts";
 import { vendorPageHeader } from "../../src/scsi/vendor-commands.ts";
 import { copied, copyList, dataRun, sha256, writeList, zeroRun } from "../support/extent-lists.ts";
+import { blankPage } from "../support/vendor-page.ts";
 
 const spaced = (text: string) => text.replace(/\s/g, "");
 
@@ -64,32 +65,11 @@ describe("parameter lists by hand", () => {
 
 test("page DBh announces both in bytes that were reserved, which a page of before has as zeros", () => {
   const bytes = encodeVendorPage({
-    modeEncode: false,
-    modeDecode: false,
-    modeVerdict: false,
-    width8: false,
-    width16: false,
-    catalogueState: 0,
-    findExtents: false,
-    histories: false,
-    catalogueDigest: 0,
-    catalogueExtentSize: 0,
-    catalogueFanOut: 0,
-    catalogueRootLevel: 0,
-    smallestExtentSize: 0,
-    largestExtentSize: 0,
-    preferredExtentSize: 0,
-    mostExtents: 0,
-    mostBytes: 0,
-    mostCommands: 0,
-    resultLifetimeMs: 0,
-    volumeUuid: "00000000-0000-0000-0000-000000000000",
-    generation: 0,
+    ...blankPage,
     writeExtents: true,
     copyExtents: true,
     mostListBytes: 8 * 1024 * 1024,
     mostRuns: 2048,
-    digests: [],
   });
   expect(bytes.subarray(60).toString("hex")).toBe(spaced("00 00 03 00 00 80 00 00 08 00 00 00"));
   expect(bytes[12]).toBe(1);

@@ -21,6 +21,7 @@ import * as spc from "../../src/scsi/spc-commands.ts";
 import * as vendor from "../../src/scsi/vendor-commands.ts";
 import { randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
+import { blankPage } from "../support/vendor-page.ts";
 
 type AnyLayout = Layout<Record<string, Field<unknown>>>;
 const layouts = [pdu, images, inquiryData, sbc, spc, vendor, extents].flatMap((module) =>
@@ -190,19 +191,11 @@ test("designators and limits, as sg_vpd reads them", async () => {
 
 test("the vendor page: there and back, and any bytes are a page or undefined", () => {
   const page = {
+    ...blankPage,
     modeEncode: true,
-    modeDecode: false,
     modeVerdict: true,
     width8: true,
-    width16: false,
     catalogueState: 2,
-    findExtents: false,
-    histories: false,
-    catalogueDigest: 0,
-    catalogueExtentSize: 0,
-    catalogueFanOut: 0,
-    catalogueRootLevel: 0,
-    smallestExtentSize: 0,
     largestExtentSize: 15,
     preferredExtentSize: 7,
     mostExtents: 1000,
@@ -212,7 +205,6 @@ test("the vendor page: there and back, and any bytes are a page or undefined", (
     volumeUuid: "00112233-4455-6677-8899-aabbccddeeff",
     generation: 42,
     writeExtents: true,
-    copyExtents: false,
     mostListBytes: 2 ** 23,
     mostRuns: 2048,
     digests: [{ index: 3, text: "crc32c(md5)", identifierBytes: 4 }],

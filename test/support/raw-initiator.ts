@@ -1,5 +1,6 @@
 // An initiator that sends whatever a test wants, PDU by PDU, to a real target over a real socket.
 import { connect, type Socket } from "node:net";
+import * as codes from "../../src/iscsi/codes.ts";
 import { type DigestSwitches, framePdu, type Pdu, PduDecoder } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { decodeText, encodeText, type TextPairs } from "../../src/iscsi/text.ts";
@@ -166,7 +167,7 @@ export class RawInitiator implements AsyncDisposable {
     for (;;) {
       const pdu = await this.next();
       const opcode = pdu.header[0]! & 0x3f;
-      if (opcode === wire.opcode.dataIn) {
+      if (opcode === codes.opcode.dataIn) {
         const header = wire.dataInPdu.decode(pdu.header);
         pieces.push(pdu.data);
         if (!header.hasStatus) continue;
@@ -177,7 +178,7 @@ export class RawInitiator implements AsyncDisposable {
           residual: residual(header),
         };
       }
-      if (opcode !== wire.opcode.scsiResponse) throw new Error(`opcode ${opcode} where a response was due`);
+      if (opcode !== codes.opcode.scsiResponse) throw new Error(`opcode ${opcode} where a response was due`);
       const header = wire.scsiResponsePdu.decode(pdu.header);
       const sense =
         pdu.data.length > 2 ? decodeSense(pdu.data.subarray(2, 2 + pdu.data.readUInt16BE(0))) : undefined;

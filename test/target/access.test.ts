@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { taskFunction as func, taskResponse as response } from "../../src/iscsi/codes.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { parseNetwork } from "../../src/platform/network-set.ts";
 import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
@@ -169,7 +170,6 @@ describe("an initiator whose rule names LUNs", () => {
     const name = "iqn.2026-11.com.example:else";
     await using undisturbed = await RawInitiator.login(target.port, targetName, [], undefined, name);
     for (const lun of [0n, 1n << 48n]) await undisturbed.settle(lun);
-    const { taskFunction: func, taskResponse: response } = wire;
     for (const [lun, what, due] of [
       [0n, func.logicalUnitReset, response.lunDoesNotExist],
       [0n, func.clearTaskSet, response.lunDoesNotExist],

@@ -1,6 +1,7 @@
 // Sound sessions whose bytes are damaged on the way. With digests, no block ever holds what nobody wrote.
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
+import * as codes from "../../src/iscsi/codes.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { read10, write10 } from "../../src/scsi/sbc-commands.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
@@ -24,7 +25,7 @@ function sessionOf(random: Random, raw: RawInitiator, wrote: (lba: number, data:
     const common = { initiatorTaskTag, attributes: 1, expectedDataTransferLength: bytes };
     const kind = below(random, 6);
     if (kind === 0) {
-      const nop = { immediate: true, initiatorTaskTag, targetTransferTag: wire.noTag, cmdSN: raw.cmdSN };
+      const nop = { immediate: true, initiatorTaskTag, targetTransferTag: codes.noTag, cmdSN: raw.cmdSN };
       pdus.push(raw.frame(wire.nopOutPdu.encode(nop), bytesOf(random, below(random, 100))));
     } else if (kind === 1) {
       const cdb = read10.encode(transfer);
@@ -44,7 +45,7 @@ function sessionOf(random: Random, raw: RawInitiator, wrote: (lba: number, data:
       pdus.push(raw.frame(header, immediate > 0 ? data.subarray(0, immediate) : undefined));
       for (let at = immediate, dataSN = 0; at < bytes; dataSN++) {
         const end = Math.min(bytes, at + 4 * (1 + below(random, 1024)));
-        const fields = { initiatorTaskTag, targetTransferTag: wire.noTag, dataSN, bufferOffset: at };
+        const fields = { initiatorTaskTag, targetTransferTag: codes.noTag, dataSN, bufferOffset: at };
         pdus.push(
           raw.frame(wire.dataOutPdu.encode({ ...fields, final: end === bytes }), data.subarray(at, end)),
         );
@@ -120,7 +121,7 @@ test("no block ever holds what nobody wrote, and others are served", async () =>
     }
     // What was taken is answered before what comes now, or the connection ends.
     for (let quiet = false; !quiet && !raw.closed; quiet = await raw.silent(10)) {
-      if (raw.pdus.splice(0).some(({ header }) => (header[0]! & 0x3f) === wire.opcode.reject)) rejected++;
+      if (raw.pdus.splice(0).some(({ header }) => (header[0]! & 0x3f) === codes.opcode.reject)) rejected++;
     }
     raw.socket.destroy();
     // The same initiator port again: the old session's commands have ended then.

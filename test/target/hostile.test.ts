@@ -1,5 +1,6 @@
 // Peers that send what they must not: an orderly reject or close, and everybody else is served as before.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import * as codes from "../../src/iscsi/codes.ts";
 import { extendedCdbAhs } from "../../src/iscsi/framing.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import type { TextPairs } from "../../src/iscsi/text.ts";
@@ -160,7 +161,7 @@ describe("in full-feature phase", () => {
       "Data-Out for no task",
       (raw) =>
         raw.send(
-          wire.dataOutPdu.encode({ final: true, initiatorTaskTag: 4711, targetTransferTag: wire.noTag }),
+          wire.dataOutPdu.encode({ final: true, initiatorTaskTag: 4711, targetTransferTag: codes.noTag }),
           Buffer.alloc(512),
         ),
     ],
@@ -179,7 +180,7 @@ describe("in full-feature phase", () => {
       (raw) => {
         const initiatorTaskTag = raw.sendCommand(writeCdb, { ...writes, final: false });
         raw.send(
-          wire.dataOutPdu.encode({ initiatorTaskTag, targetTransferTag: wire.noTag, bufferOffset: 1024 }),
+          wire.dataOutPdu.encode({ initiatorTaskTag, targetTransferTag: codes.noTag, bufferOffset: 1024 }),
           Buffer.alloc(512),
         );
       },
@@ -190,7 +191,7 @@ describe("in full-feature phase", () => {
       (raw) => {
         const initiatorTaskTag = raw.sendCommand(writeCdb, { ...writes, final: false }, Buffer.alloc(1024));
         raw.send(
-          wire.dataOutPdu.encode({ initiatorTaskTag, targetTransferTag: wire.noTag, bufferOffset: 512 }),
+          wire.dataOutPdu.encode({ initiatorTaskTag, targetTransferTag: codes.noTag, bufferOffset: 512 }),
           Buffer.alloc(512),
         );
       },
@@ -204,7 +205,7 @@ describe("in full-feature phase", () => {
           wire.dataOutPdu.encode({
             final: true,
             initiatorTaskTag,
-            targetTransferTag: wire.noTag,
+            targetTransferTag: codes.noTag,
             bufferOffset: 4096,
           }),
           Buffer.alloc(512),
@@ -274,7 +275,7 @@ describe("in full-feature phase", () => {
   test("data out of sequence fails its command, and the session goes on", async () => {
     await using raw = await login([["InitialR2T", "No"]]);
     const initiatorTaskTag = raw.sendCommand(writeCdb, { ...writes, final: false });
-    const dataOut = { initiatorTaskTag, targetTransferTag: wire.noTag };
+    const dataOut = { initiatorTaskTag, targetTransferTag: codes.noTag };
     raw.send(wire.dataOutPdu.encode({ ...dataOut, dataSN: 3 }), Buffer.alloc(256));
     raw.send(
       wire.dataOutPdu.encode({ ...dataOut, dataSN: 4, bufferOffset: 256, final: true }),
@@ -291,7 +292,7 @@ describe("in full-feature phase", () => {
       const header = wire.nopOutPdu.encode({
         immediate: true,
         initiatorTaskTag: 9,
-        targetTransferTag: wire.noTag,
+        targetTransferTag: codes.noTag,
       });
       header.writeUIntBE(4, 5, 3);
       raw.sendBytes(Buffer.concat([header, Buffer.from("abcdWRNG")]));
@@ -308,7 +309,7 @@ describe("in full-feature phase", () => {
       header[1] = 0x80;
       raw.send(header);
       expect(wire.rejectPdu.decode((await raw.next()).header).reason).toBe(
-        wire.rejectReason.commandNotSupported,
+        codes.rejectReason.commandNotSupported,
       );
     }
     await raw.settle();
@@ -353,14 +354,14 @@ test("streams of PDUs with random damage: the target lives, and the others do no
         cmdSN: 1,
         cdb: read10.encode({ transferLength: 8 }),
       }),
-      wire.nopOutPdu.encode({ immediate: true, initiatorTaskTag: 2, targetTransferTag: wire.noTag }),
+      wire.nopOutPdu.encode({ immediate: true, initiatorTaskTag: 2, targetTransferTag: codes.noTag }),
       wire.taskManagementRequestPdu.encode({
         immediate: true,
         function: 1 + below(random, 8),
         initiatorTaskTag: 3,
       }),
       wire.textRequestPdu.encode({ immediate: true, final: true, initiatorTaskTag: 4 }),
-      wire.dataOutPdu.encode({ final: true, initiatorTaskTag: 1, targetTransferTag: wire.noTag }),
+      wire.dataOutPdu.encode({ final: true, initiatorTaskTag: 1, targetTransferTag: codes.noTag }),
     ];
     for (let i = 0; i < 6; i++) {
       const header = Buffer.from(headers[below(random, headers.length)]!);

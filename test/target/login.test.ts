@@ -2,8 +2,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Login } from "../../src/initiator/login.ts";
+import { loginStatus } from "../../src/iscsi/codes.ts";
 import type { Parameters, Wishes } from "../../src/iscsi/negotiation.ts";
-import { loginResponsePdu, loginStatus } from "../../src/iscsi/pdu.ts";
+import { loginResponsePdu } from "../../src/iscsi/pdu.ts";
 import { decodeText, encodeText, type TextPairs, textBytesMax } from "../../src/iscsi/text.ts";
 import { TargetLogin } from "../../src/target/login.ts";
 import {

@@ -1,5 +1,6 @@
 // Commands that still execute when their connection is gone: nothing that comes later may be overtaken by them.
 import { expect, test, vi } from "vitest";
+import * as codes from "../../src/iscsi/codes.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { write10 } from "../../src/scsi/sbc-commands.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
@@ -54,7 +55,7 @@ test("a reset of their unit is complete only when they have ended", async () => 
   const { target, release } = await orphaned();
   await using _ = target;
   await using raw = await RawInitiator.login(target.port, targetName, [], isid(2));
-  const { logicalUnitReset } = wire.taskFunction;
+  const { logicalUnitReset } = codes.taskFunction;
   raw.send(
     wire.taskManagementRequestPdu.encode({
       immediate: true,

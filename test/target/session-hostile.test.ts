@@ -1,6 +1,7 @@
 // What one session does while others are at work: nobody gets another's bytes, memory or turn.
 import { readFile } from "node:fs/promises";
 import { describe, expect, test, vi } from "vitest";
+import * as codes from "../../src/iscsi/codes.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { read10, write10, write16 } from "../../src/scsi/sbc-commands.ts";
 import { receive16 } from "../../src/scsi/vendor-commands.ts";
@@ -51,7 +52,7 @@ test("data that is still coming for an aborted WRITE reaches nobody else's buffe
   header.writeUIntBE(bytes, 5, 3);
   slow.sendBytes(Buffer.concat([header, Buffer.alloc(512, 0xee)]));
   await new Promise((resolve) => setTimeout(resolve, 50));
-  expect(await manage(resetter, { function: wire.taskFunction.logicalUnitReset })).toBe(0);
+  expect(await manage(resetter, { function: codes.taskFunction.logicalUnitReset })).toBe(0);
   await writer.settle();
   // Another WRITE of the same size gets half of its data; then the rest of the aborted one's comes.
   const data = bytesOf(randomOf(2), bytes);
@@ -93,11 +94,11 @@ describe("a command that came before its turn", () => {
   };
 
   test.each([
-    ["ABORT TASK", wire.taskFunction.abortTask],
-    ["ABORT TASK SET", wire.taskFunction.abortTaskSet],
-    ["CLEAR TASK SET", wire.taskFunction.clearTaskSet],
-    ["LOGICAL UNIT RESET", wire.taskFunction.logicalUnitReset],
-    ["TARGET WARM RESET", wire.taskFunction.targetWarmReset],
+    ["ABORT TASK", codes.taskFunction.abortTask],
+    ["ABORT TASK SET", codes.taskFunction.abortTaskSet],
+    ["CLEAR TASK SET", codes.taskFunction.clearTaskSet],
+    ["LOGICAL UNIT RESET", codes.taskFunction.logicalUnitReset],
+    ["TARGET WARM RESET", codes.taskFunction.targetWarmReset],
   ])("is ended by %s, and takes its turn without being carried out", async (_what, func) => {
     await using target = await TestTarget.serving([content]);
     await using raw = await ready(target, 1);
@@ -116,12 +117,12 @@ describe("a command that came before its turn", () => {
     await using target = await TestTarget.serving([content]);
     await using raw = await ready(target, 1);
     const { initiatorTaskTag, cmdSN, due } = await early(raw);
-    const fields = { function: wire.taskFunction.abortTask, referencedTaskTag: initiatorTaskTag };
-    const none = wire.taskResponse.taskDoesNotExist;
+    const fields = { function: codes.taskFunction.abortTask, referencedTaskTag: initiatorTaskTag };
+    const none = codes.taskResponse.taskDoesNotExist;
     expect(await manage(raw, { ...fields, refCmdSN: cmdSN, cmdSN })).toBe(none); // not before its own CmdSN
     expect(await manage(raw, { ...fields, refCmdSN: due - 1, cmdSN: due + 2 })).toBe(none);
     expect(await manage(raw, { ...fields, refCmdSN: due + 5000, cmdSN: due + 5001 })).toBe(none);
-    expect(await manage(raw, { function: wire.taskFunction.abortTaskSet, cmdSN: due })).toBe(0);
+    expect(await manage(raw, { function: codes.taskFunction.abortTaskSet, cmdSN: due })).toBe(0);
     raw.sendCommand(Buffer.alloc(6), { cmdSN: due });
     expect((await raw.outcome()).status).toBe(0);
     expect((await raw.outcome()).status).toBe(0);
@@ -132,7 +133,7 @@ describe("a command that came before its turn", () => {
     await using target = await TestTarget.serving([content]);
     await using raw = await ready(target, 1);
     const refCmdSN = raw.cmdSN++;
-    const fields = { function: wire.taskFunction.abortTask, referencedTaskTag: 0x99, refCmdSN };
+    const fields = { function: codes.taskFunction.abortTask, referencedTaskTag: 0x99, refCmdSN };
     expect(await manage(raw, { ...fields, cmdSN: raw.cmdSN })).toBe(0);
     expect((await raw.command(Buffer.alloc(6))).status).toBe(0);
   });
@@ -143,11 +144,11 @@ test("a SNACK, which has no CmdSN, takes nobody's turn and is rejected", async (
   await using raw = await ready(target, 1);
   for (const cmdSN of [0, raw.cmdSN]) {
     const header = Buffer.alloc(48);
-    header[0] = wire.opcode.snackRequest;
+    header[0] = codes.opcode.snackRequest;
     header[1] = 0x80;
     header.writeUInt32BE(cmdSN, 24); // reserved there
     raw.send(header);
-    expect(wire.rejectPdu.decode((await raw.next()).header).reason).toBe(wire.rejectReason.snackReject);
+    expect(wire.rejectPdu.decode((await raw.next()).header).reason).toBe(codes.rejectReason.snackReject);
   }
   await raw.settle();
 });
@@ -159,11 +160,11 @@ test("a RECEIVE that waits for its SUBMIT is aborted at once", async () => {
   const refCmdSN = raw.cmdSN;
   const referencedTaskTag = raw.sendCommand(receive, { read: true, expectedDataTransferLength: 512 });
   expect(await raw.silent(50)).toBe(true);
-  expect(await manage(raw, { function: wire.taskFunction.abortTask, referencedTaskTag, refCmdSN })).toBe(0);
+  expect(await manage(raw, { function: codes.taskFunction.abortTask, referencedTaskTag, refCmdSN })).toBe(0);
   // What it waited for can be waited for anew.
   raw.sendCommand(receive, { read: true, expectedDataTransferLength: 512 });
   expect(await raw.silent(50)).toBe(true);
-  expect(await manage(raw, { function: wire.taskFunction.logicalUnitReset })).toBe(0);
+  expect(await manage(raw, { function: codes.taskFunction.logicalUnitReset })).toBe(0);
 });
 
 test("a discovery session of the same initiator port leaves the normal session alone", async () => {
@@ -198,10 +199,10 @@ describe("an initiator that announces data and does not send it", () => {
       expectedDataTransferLength: 4096,
     });
     expect(await healthy.silent(50)).toBe(true);
-    const nop = { immediate: true, targetTransferTag: wire.noTag };
+    const nop = { immediate: true, targetTransferTag: codes.noTag };
     for (let seconds = 0; seconds < 70 && healthy.pdus.length === 0; seconds += 5) {
       for (const raw of [...silent, healthy])
-        raw.send(wire.nopOutPdu.encode({ ...nop, initiatorTaskTag: wire.noTag, cmdSN: raw.cmdSN }));
+        raw.send(wire.nopOutPdu.encode({ ...nop, initiatorTaskTag: codes.noTag, cmdSN: raw.cmdSN }));
       await new Promise((resolve) => setTimeout(resolve, 20));
       clock.advance(5000);
       if (seconds < 40) expect(silent.map((raw) => raw.closed)).toEqual([false, false, false, false]);
@@ -222,7 +223,7 @@ describe("an initiator that asks and does not take the answers", () => {
     const nop = wire.nopOutPdu.encode({
       immediate: true,
       initiatorTaskTag: 9,
-      targetTransferTag: wire.noTag,
+      targetTransferTag: codes.noTag,
     });
     nop.writeUIntBE(256 * KiB, 5, 3);
     const pdu = Buffer.concat([nop, Buffer.alloc(256 * KiB)]);
@@ -240,7 +241,7 @@ describe("an initiator that asks and does not take the answers", () => {
 test("text that goes on and on without a byte costs nothing, and its limit holds for what has bytes", async () => {
   await using target = await TestTarget.serving([content]);
   await using raw = await ready(target, 1);
-  const request = { immediate: true, continue: true, initiatorTaskTag: 7, targetTransferTag: wire.noTag };
+  const request = { immediate: true, continue: true, initiatorTaskTag: 7, targetTransferTag: codes.noTag };
   const go = async (data?: Buffer) => {
     raw.send(wire.textRequestPdu.encode({ ...request, cmdSN: raw.cmdSN }), data);
     return wire.textResponsePdu.decode((await raw.next()).header);

@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import * as codes from "../../src/iscsi/codes.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { read10, read16, write10, write16 } from "../../src/scsi/sbc-commands.ts";
 import { reportSupportedOperationCodes } from "../../src/scsi/spc-commands.ts";
@@ -23,7 +24,7 @@ async function ready(target: TestTarget, more: [string, string][] = [], id = isi
 async function serveR2T(raw: RawInitiator, tag: number, data: Buffer, segment: number) {
   for (;;) {
     raw.pdus.unshift(await raw.next());
-    if ((raw.pdus[0]!.header[0]! & 0x3f) !== wire.opcode.r2t) return raw.outcome();
+    if ((raw.pdus[0]!.header[0]! & 0x3f) !== codes.opcode.r2t) return raw.outcome();
     const r2t = wire.r2tPdu.decode(raw.pdus.shift()!.header);
     expect(r2t.initiatorTaskTag).toBe(tag);
     for (let done = 0, dataSN = 0; done < r2t.desiredDataTransferLength; dataSN++) {
@@ -78,7 +79,7 @@ test("writes arrive whole, however their data is sent", async () => {
           const header = {
             final: end === unsolicitedEnd,
             initiatorTaskTag: tag,
-            targetTransferTag: wire.noTag,
+            targetTransferTag: codes.noTag,
             dataSN,
             bufferOffset: at,
           };
@@ -137,7 +138,7 @@ test("a write that is said to read is refused, data in both directions after all
       Buffer.alloc(512),
     );
     expect(await raw.silent(30)).toBe(true);
-    const dataOut = { initiatorTaskTag, targetTransferTag: wire.noTag, bufferOffset: 512, final: true };
+    const dataOut = { initiatorTaskTag, targetTransferTag: codes.noTag, bufferOffset: 512, final: true };
     raw.send(wire.dataOutPdu.encode(dataOut), Buffer.alloc(512));
     const outcome = await raw.outcome();
     expect(outcome.sense).toMatchObject(invalid);
@@ -220,7 +221,7 @@ describe("task management", () => {
     });
     const r2t = wire.r2tPdu.decode((await raw.next()).header);
     expect(
-      await manage(raw, { function: wire.taskFunction.abortTask, referencedTaskTag: tag, refCmdSN: cmdSN }),
+      await manage(raw, { function: codes.taskFunction.abortTask, referencedTaskTag: tag, refCmdSN: cmdSN }),
     ).toBe(0);
     const { targetTransferTag } = r2t;
     raw.send(
@@ -239,20 +240,20 @@ describe("task management", () => {
     await using raw = await ready(target);
     const refCmdSN = raw.cmdSN - 1;
     expect(await manage(raw, { function: 1, referencedTaskTag: 77, refCmdSN })).toBe(
-      wire.taskResponse.taskDoesNotExist,
+      codes.taskResponse.taskDoesNotExist,
     );
     for (const func of [2, 4, 5]) {
-      expect(await manage(raw, { function: func, lun: 9n << 48n })).toBe(wire.taskResponse.lunDoesNotExist);
+      expect(await manage(raw, { function: func, lun: 9n << 48n })).toBe(codes.taskResponse.lunDoesNotExist);
     }
-    expect(await manage(raw, { function: 8 })).toBe(wire.taskResponse.reassignNotSupported);
-    expect(await manage(raw, { function: 99 })).toBe(wire.taskResponse.notSupported);
+    expect(await manage(raw, { function: 8 })).toBe(codes.taskResponse.reassignNotSupported);
+    expect(await manage(raw, { function: 99 })).toBe(codes.taskResponse.notSupported);
   });
 
   test("a logical unit reset is told to every session", async () => {
     await using target = await TestTarget.serving([content, content]);
     await using first = await ready(target, [], isid(1));
     await using second = await ready(target, [], isid(2));
-    expect(await manage(first, { function: wire.taskFunction.logicalUnitReset })).toBe(0);
+    expect(await manage(first, { function: codes.taskFunction.logicalUnitReset })).toBe(0);
     for (const raw of [first, second]) {
       const told = await raw.command(testUnitReady);
       expect([told.status, told.sense?.key, told.sense?.asc, told.sense?.ascq]).toEqual([2, 6, 0x29, 3]);
@@ -271,7 +272,7 @@ describe("task management", () => {
       expectedDataTransferLength: 4096,
     });
     await second.next(); // the R2T
-    expect(await manage(first, { function: wire.taskFunction.clearTaskSet })).toBe(0);
+    expect(await manage(first, { function: codes.taskFunction.clearTaskSet })).toBe(0);
     const told = await second.command(testUnitReady);
     expect([told.sense?.key, told.sense?.asc]).toEqual([6, 0x2f]);
     expect((await first.command(testUnitReady)).status).toBe(0);
@@ -281,7 +282,7 @@ describe("task management", () => {
     await using target = await TestTarget.serving([content]);
     await using first = await ready(target, [], isid(1));
     await using second = await ready(target, [], isid(2));
-    expect(await manage(first, { function: wire.taskFunction.targetColdReset })).toBe(0);
+    expect(await manage(first, { function: codes.taskFunction.targetColdReset })).toBe(0);
     await Promise.all([first.ended(), second.ended()]);
     await using again = await RawInitiator.login(target.port, targetName, [], isid(2));
     expect((await again.command(testUnitReady)).sense?.key).toBe(6);
@@ -303,7 +304,7 @@ test("NOP-Out comes back, SendTargets names the target, a logout is answered", a
   await using target = await TestTarget.serving([content]);
   for (const name of [targetName, undefined]) {
     await using raw = await RawInitiator.login(target.port, name);
-    const nop = { immediate: true, initiatorTaskTag: 3, targetTransferTag: wire.noTag, cmdSN: raw.cmdSN };
+    const nop = { immediate: true, initiatorTaskTag: 3, targetTransferTag: codes.noTag, cmdSN: raw.cmdSN };
     raw.send(wire.nopOutPdu.encode(nop), Buffer.from("are you there?"));
     expect((await raw.next()).data.toString()).toBe("are you there?");
     const ask = async (text: string) => {
@@ -311,7 +312,7 @@ test("NOP-Out comes back, SendTargets names the target, a logout is answered", a
         immediate: true,
         final: true,
         initiatorTaskTag: 4,
-        targetTransferTag: wire.noTag,
+        targetTransferTag: codes.noTag,
         cmdSN: raw.cmdSN,
       };
       raw.send(wire.textRequestPdu.encode(header), Buffer.from(text));

@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { taskFunction, taskResponse } from "../../src/iscsi/codes.ts";
 import * as wire from "../../src/iscsi/pdu.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import * as xcopy from "../../src/scsi/extended-copy.ts";
@@ -128,7 +129,6 @@ describe("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", () => {
     expect(long.toString("hex")).toBe(`da00000c${"00".repeat(12)}`);
     expect((await raw.command(functions(true, 3), 16)).sense).toMatchObject({ key: 5, asc: 0x24 });
 
-    const { taskFunction } = wire;
     const reported: [func: number, byte: number, bit: number][] = [
       [taskFunction.abortTask, 0, 7],
       [taskFunction.abortTaskSet, 0, 6],
@@ -155,7 +155,7 @@ describe("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", () => {
         }),
       );
       const { response } = wire.taskManagementResponsePdu.decode((await raw.next()).header);
-      expect([func, response !== wire.taskResponse.notSupported]).toEqual([
+      expect([func, response !== taskResponse.notSupported]).toEqual([
         func,
         (dataIn[byte]! & (1 << bit)) !== 0,
       ]);

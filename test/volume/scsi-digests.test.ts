@@ -9,21 +9,15 @@ import { answerHeader } from "../../src/scsi/vendor-commands.ts";
 import { ScsiDigests } from "../../src/volume/scsi-digests.ts";
 import type { DigestWindow } from "../../src/volume/volume.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
+import { blankPage } from "../support/vendor-page.ts";
 
 const page: VendorPage = {
+  ...blankPage,
   modeEncode: true,
   modeDecode: true,
   modeVerdict: true,
   width8: true,
   width16: true,
-  catalogueState: 0,
-  findExtents: false,
-  histories: false,
-  catalogueDigest: 0,
-  catalogueExtentSize: 0,
-  catalogueFanOut: 0,
-  catalogueRootLevel: 0,
-  smallestExtentSize: 0,
   largestExtentSize: 15,
   preferredExtentSize: 7,
   mostExtents: 1000,
@@ -31,11 +25,6 @@ const page: VendorPage = {
   mostCommands: 8,
   resultLifetimeMs: 1000,
   volumeUuid: "00000000-0000-0000-0000-000000000001",
-  generation: 0,
-  writeExtents: false,
-  copyExtents: false,
-  mostListBytes: 0,
-  mostRuns: 0,
   digests: offeredDigests.map(({ text, identifierBytes }, index) => ({ index, text, identifierBytes })),
 };
 

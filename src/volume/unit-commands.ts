@@ -1,0 +1,78 @@
+// Commands to a logical unit until it carries them out: what passes by itself is waited out.
+//
+// Guarantees: a busy unit is asked again `busyRetriesMax` times, at growing intervals; a unit attention repeats the
+// command, `attentionRetriesMax` times. A unit that says that its capacity changed is a `size_mismatch`. Every reset
+// and reconnection that is noticed changes `epoch`.
+//
+// Source: SAM-5, 5.3.1 (status), 5.14 (unit attention); SPC-4, 4.5 (sense data).
+import { AgentError } from "../base/errors.ts";
+import type { Clock } from "../platform/clock.ts";
+import { type ScsiCommand, type ScsiDevice, type ScsiOutcome, status } from "../scsi/command.ts";
+import { isCondition, type Sense } from "../scsi/sense.ts";
+import { failureOf } from "./scsi-failure.ts";
+
+const busyRetriesMax = 20;
+const attentionRetriesMax = 8;
+
+export class UnitCommands {
+  readonly #device: ScsiDevice;
+  readonly #clock: Clock;
+  #epoch = 0;
+
+  constructor(device: ScsiDevice, clock: Clock) {
+    this.#device = device;
+    this.#clock = clock;
+  }
+
+  /** Counts resets and reconnections; writes acknowledged before the last one are no longer certain. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** The connection is another one. */
+  reconnected(): void {
+    this.#epoch++;
+  }
+
+  /**
+   * One command that must end well, or with what is `expected`.
+   * @throws AgentError as failureOf() has it; `size_mismatch`
+   */
+  async execute(
+    command: ScsiCommand,
+    signal?: AbortSignal,
+    expected?: (sense: Sense) => boolean,
+  ): Promise<ScsiOutcome> {
+    let busy = 0;
+    let attentions = 0;
+    for (;;) {
+      const outcome = await this.#device.execute(command, signal);
+      switch (outcome.status) {
+        case status.good:
+        case status.conditionMet:
+          return outcome;
+        case status.busy:
+        case status.taskSetFull:
+          if (busy++ === busyRetriesMax) throw failureOf(this.#device.name, command, outcome);
+          await this.#clock.sleep(Math.min(20 * 2 ** busy, 1000), signal);
+          continue;
+        case status.checkCondition:
+          if (outcome.sense?.key === 0x6 && attentions++ < attentionRetriesMax) {
+            this.#attention(outcome.sense);
+            continue;
+          }
+          if (outcome.sense && expected?.(outcome.sense)) return outcome;
+          throw failureOf(this.#device.name, command, outcome);
+        default:
+          throw failureOf(this.#device.name, command, outcome);
+      }
+    }
+  }
+
+  #attention(sense: Sense): void {
+    if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
+    if (isCondition(sense, "capacityChanged")) {
+      throw new AgentError("size_mismatch", `${this.#device.name} changed its size while it was used`);
+    }
+  }
+}

@@ -1,0 +1,31 @@
+// VPD page DBh of a unit that offers nothing; tests say what theirs has.
+import type { VendorPage } from "../../src/scsi/inquiry-data.ts";
+
+export const blankPage: VendorPage = {
+  modeEncode: false,
+  modeDecode: false,
+  modeVerdict: false,
+  width8: false,
+  width16: false,
+  catalogueState: 0,
+  findExtents: false,
+  histories: false,
+  catalogueDigest: 0,
+  catalogueExtentSize: 0,
+  catalogueFanOut: 0,
+  catalogueRootLevel: 0,
+  smallestExtentSize: 0,
+  largestExtentSize: 0,
+  preferredExtentSize: 0,
+  mostExtents: 0,
+  mostBytes: 0,
+  mostCommands: 0,
+  resultLifetimeMs: 0,
+  volumeUuid: "00000000-0000-0000-0000-000000000000",
+  generation: 0,
+  writeExtents: false,
+  copyExtents: false,
+  mostListBytes: 0,
+  mostRuns: 0,
+  digests: [],
+};
