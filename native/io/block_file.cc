@@ -197,24 +197,30 @@ int BlockFile::write(uint64_t offset, iovec* iov, int count, bool durable) const
 
 int BlockFile::zero(uint64_t offset, uint64_t bytes, bool unmap) const {
   if (bytes == 0) return 0;
+  // Of a block device a hole is asked for where zeros are certain to be read from it; the kernel refuses what is not so.
+  if (!info_.block_device || unmap) {
+    const int rc = allocate(offset, bytes, unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+    if (rc == 0) return 0;
+    if (rc != -EOPNOTSUPP && rc != -ENOSYS) return rc;
+  }
   if (info_.block_device) {
     uint64_t range[2] = {offset, bytes};
     int rc;
     do {
-      rc = ::ioctl(fd_, BLKZEROOUT, range);
+      rc = ::ioctl(fd_, BLKZEROOUT, range);  // never unmaps
     } while (rc < 0 && errno == EINTR);
     if (rc == 0) return 0;
     if (errno != EOPNOTSUPP && errno != ENOTTY && errno != EINVAL) return -errno;
-    return zero_by_writing(offset, bytes);
   }
-  const int mode = unmap ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+  return zero_by_writing(offset, bytes);
+}
+
+int BlockFile::allocate(uint64_t offset, uint64_t bytes, int mode) const {
   int rc;
   do {
-    rc = ::fallocate(fd_, mode, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+    rc = ::fallocate(fd_, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
   } while (rc < 0 && errno == EINTR);
-  if (rc == 0) return 0;
-  if (errno != EOPNOTSUPP && errno != ENOSYS) return -errno;
-  return zero_by_writing(offset, bytes);
+  return rc < 0 ? -errno : 0;
 }
 
 int BlockFile::zero_by_writing(uint64_t offset, uint64_t bytes) const {

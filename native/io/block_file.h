@@ -82,6 +82,8 @@ class BlockFile {
   void drop_cached(uint64_t offset, uint64_t bytes) const;
   int needs_no_device(uint64_t offset, uint64_t bytes, bool writing) const;
   int zero_by_writing(uint64_t offset, uint64_t bytes) const;
+  // fallocate() of a range within the file or device.
+  int allocate(uint64_t offset, uint64_t bytes, int mode) const;
 
   int fd_ = -1;
   int direct_fd_ = -1;

@@ -1,10 +1,11 @@
 // A file that is closed while requests are made and under way.
 import { randomBytes } from "node:crypto";
-import { readFile, truncate, writeFile } from "node:fs/promises";
+import { readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { parseDigestSpec } from "../../src/digest/spec.ts";
 import { BlockFile } from "../../src/platform/block-file.ts";
 import { FileVolume } from "../../src/volume/file-volume.ts";
+import { LoopDevice, loopDevicesWork } from "../support/loop.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 
 test("a file that somebody has locked is told as such", async () => {
@@ -57,3 +58,28 @@ test("what a file has lost at its end is neither a hole nor zeros", async () => 
   expect([answer.extents, answer.unreadable?.lba]).toEqual([4, 32]);
   await volume[Symbol.asyncDispose]();
 });
+
+test.skipIf(!(await loopDevicesWork()))(
+  "a block device is deallocated where zeros may be holes",
+  async () => {
+    await using folder = await WorkFolder.make();
+    const MiB = 1024 * 1024;
+    const backing = folder.file("a");
+    const content = randomBytes(8 * MiB);
+    await writeFile(backing, content, { flush: true });
+    await using device = await LoopDevice.over(backing);
+    await using file = await BlockFile.open(device.path, true);
+    // In MiB: the file system's own blocks count, too.
+    const allocated = async () => Math.round((512 * (await stat(backing)).blocks) / MiB);
+    await file.zero(MiB, 2 * MiB);
+    await file.flush();
+    expect(await allocated()).toBe(8);
+    await file.zero(4 * MiB, 3 * MiB, { unmap: true });
+    await file.flush();
+    expect(await allocated()).toBe(5);
+    content.fill(0, MiB, 3 * MiB).fill(0, 4 * MiB, 7 * MiB);
+    const buffer = Buffer.alloc(8 * MiB);
+    await file.read(0, buffer);
+    expect(buffer.equals(content)).toBe(true);
+  },
+);
