@@ -107,7 +107,8 @@ export class Catalogue {
     this.#lost ??= why;
   }
 
-  get #isKept(): boolean {
+  /** What it says is believed, and what is learnt is kept. */
+  get isKept(): boolean {
     return this.#lost === undefined && this.#failure === undefined;
   }
 
@@ -192,7 +193,7 @@ export class Catalogue {
     const { identifierBytes } = this.shape;
     const identifiers = Buffer.alloc(extents * identifierBytes);
     const knowledge = new Uint8Array(extents);
-    if (!this.#isKept) return { identifiers, knowledge };
+    if (!this.isKept) return { identifiers, knowledge };
     for (let number = regionOf(first); number <= regionOf(first + extents - 1); number++) {
       const believed = await this.#believedLeaves(number);
       const stored = believed ?? (await this.#store.page(0, number));
@@ -217,7 +218,7 @@ export class Catalogue {
   async nodes(level: number, first: number, count: number): Promise<(Buffer | undefined)[]> {
     const found: (Buffer | undefined)[] = [];
     for (let node = first; node < first + count; node++) {
-      if (!this.#isKept) {
+      if (!this.isKept) {
         found.push(undefined);
         continue;
       }
@@ -274,7 +275,7 @@ export class Catalogue {
 
   /** Regions that are believed, in order, but for those that are zeros. Others have their turn now and then. */
   async *believed(): AsyncGenerator<{ first: number; extents: number; page: Page }> {
-    for (let number = 0; number < this.shape.nodes[1]! && this.#isKept; number++) {
+    for (let number = 0; number < this.shape.nodes[1]! && this.isKept; number++) {
       if (number % yieldRegions === 0) await new Promise((resolve) => setImmediate(resolve));
       const parent = await this.#store.page(1, regionOf(number));
       const index = number % fanOut;
@@ -291,7 +292,7 @@ export class Catalogue {
    * changes while it is read is returned all the same: it answers for that moment.
    */
   async learn(first: number, extents: number, digester: Digester): Promise<Awaited<ReturnType<Digester>>> {
-    if (!this.#isKept) return digester();
+    if (!this.isKept) return digester();
     const end = first + extents;
     const stamps = new Float64Array(extents);
     for (let extent = first; extent < end; extent++) {
@@ -302,7 +303,7 @@ export class Catalogue {
     }
     const learnt = await digester();
     const { identifierBytes } = this.shape;
-    for (let number = regionOf(first); number <= regionOf(end - 1) && this.#isKept; number++) {
+    for (let number = regionOf(first); number <= regionOf(end - 1) && this.isKept; number++) {
       const region = this.#regions.get(number);
       if (!region) continue;
       const { page } = region;
@@ -321,15 +322,20 @@ export class Catalogue {
     return learnt;
   }
 
-  async #rememberUnlessBelieved(number: number): Promise<Region | undefined> {
-    if (await this.#isBelieved(number)) return this.#regions.get(number);
-    const page = await this.#store.page(0, number);
-    return this.#regions.get(number) ?? this.#regions.add(number, page, false);
+  /**
+   * Writes of what is remembered here are not marked any more: nothing above it may be believed on the medium. It may be so
+   * after a power cut, which keeps one page and loses another.
+   */
+  #rememberUnlessBelieved(number: number): Promise<Region | undefined> {
+    return this.#inTurn(async () => {
+      if (!(await this.#isBelieved(number))) await this.#disbelieve([number]).catch(() => {}); // then nothing is kept
+      return this.#regions.get(number);
+    });
   }
 
   /** Regions that nobody writes to: of which everything is known, and others that have been idle for a while. */
   ready(idleMs: number): { whole: number[]; idle: number[] } {
-    return this.#regions.ready(idleMs);
+    return this.isKept ? this.#regions.ready(idleMs) : { whole: [], idle: [] };
   }
 
   /** Something of a region can't be digested: it is not ready for so long, unless it is written to. */
@@ -346,7 +352,7 @@ export class Catalogue {
 
   /** Has `flush` put the volume's data on its medium, then believes the regions that nobody has written to since. */
   async believe(numbers: readonly number[], flush: () => Promise<void>): Promise<void> {
-    if (!this.#isKept || numbers.length === 0) return;
+    if (!this.isKept || numbers.length === 0) return;
     const before = numbers.map((number) => this.#regions.get(number)?.tick);
     const untouched = (number: number, i: number) => {
       const region = this.#regions.get(number);

@@ -13,6 +13,7 @@ import { volumeIdentifiers } from "../volume/read-digests.ts";
 import {
   type CatalogueOffer,
   type CompareAnswer,
+  checkRange,
   type DigestAnswer,
   type DigestWindow,
   differences,
@@ -55,13 +56,14 @@ export class CataloguedVolume implements Volume {
   /** The blocks of which the catalogue is. */
   #fitted: number;
   #discarding: Promise<void> | undefined;
-  /** Writes and flushes under way. */
-  readonly #trials = new Set<Promise<void>>();
+  /** As of the last look. */
+  #lostWrites: number;
 
   constructor(volume: Volume, catalogue: Catalogue, options: CataloguedOptions) {
     this.volume = volume;
     this.#geometry = volume.geometry;
     this.#fitted = volume.geometry.blocks;
+    this.#lostWrites = volume.lostWrites ?? 0;
     this.catalogue = catalogue;
     this.#options = options;
     this.histories = options.histories;
@@ -99,22 +101,25 @@ export class CataloguedVolume implements Volume {
   }
 
   get offer(): CatalogueOffer | undefined {
-    if (this.catalogue.lost) return undefined;
+    if (!this.catalogue.isKept) return undefined;
     const { digest, shape } = this.catalogue;
     return { digest: digest.text, extentBlocks: this.extentBlocks, fanOut, rootLevel: shape.rootLevel };
   }
 
-  read(lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal): Promise<void> {
+  async read(lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal): Promise<void> {
+    checkRange(this, lba, buffer.length / this.geometry.blockBytes);
     return this.volume.read(lba, buffer, options, signal);
   }
 
   readNow(lba: number, buffer: Buffer): boolean {
+    checkRange(this, lba, buffer.length / this.geometry.blockBytes);
     return this.volume.readNow?.(lba, buffer) ?? false;
   }
 
   writeNow(lba: number, pieces: readonly Buffer[]): boolean {
     if (!this.volume.writeNow) return false;
     const blocks = lengthOf(pieces) / this.geometry.blockBytes;
+    checkRange(this, lba, blocks);
     const [first, last] = this.#extentsOf(lba, blocks);
     if (!this.catalogue.beginNow(first, last) || !this.volume.writeNow(lba, pieces)) return false;
     this.#replaced(lba, blocks);
@@ -128,6 +133,7 @@ export class CataloguedVolume implements Volume {
     signal?: AbortSignal,
   ): Promise<void> {
     const blocks = lengthOf(pieces) / this.geometry.blockBytes;
+    checkRange(this, lba, blocks);
     await this.#noted(lba, blocks, () => this.volume.write(lba, pieces, options, signal));
   }
 
@@ -137,6 +143,7 @@ export class CataloguedVolume implements Volume {
     options?: { unmap?: boolean },
     signal?: AbortSignal,
   ): Promise<void> {
+    checkRange(this, lba, blocks);
     const step = regionsOfWriteMax * fanOut * this.extentBlocks;
     for (let done = 0; done < blocks; ) {
       const at = lba + done;
@@ -148,33 +155,26 @@ export class CataloguedVolume implements Volume {
   }
 
   async flush(signal?: AbortSignal): Promise<void> {
-    await this.#trying(() => this.volume.flush(signal));
+    await this.#durably(() => this.volume.flush(signal));
   }
 
-  /**
-   * Flushes for whoever wants to believe what was digested. The kernel tells of a failure once: a flush or a write that was
-   * under way at the same time may have been told instead.
-   */
-  async flushForAll(): Promise<void> {
-    await this.flush();
-    await Promise.allSettled(this.#trials);
+  get lostWrites(): number | undefined {
+    return this.volume.lostWrites;
   }
 
-  /** What fails puts in doubt what was written before, too. */
-  async #trying(action: () => Promise<void>): Promise<void> {
-    const trial = action().catch((error: unknown) => {
-      this.catalogue.doubt();
-      throw error;
-    });
-    this.#trials.add(trial);
+  /** What could not be put on the medium puts in doubt all that was written before, whoever was told of it. */
+  async #durably<T>(action: () => Promise<T>): Promise<T> {
     try {
-      await trial;
+      return await action();
     } finally {
-      this.#trials.delete(trial);
+      const lost = this.volume.lostWrites ?? 0;
+      if (lost !== this.#lostWrites) this.catalogue.doubt();
+      this.#lostWrites = lost;
     }
   }
 
-  nextData(lba: number, blocks: number, signal?: AbortSignal): ReturnType<Volume["nextData"]> {
+  async nextData(lba: number, blocks: number, signal?: AbortSignal): ReturnType<Volume["nextData"]> {
+    checkRange(this, lba, blocks);
     return this.volume.nextData(lba, blocks, signal);
   }
 
@@ -223,12 +223,12 @@ export class CataloguedVolume implements Volume {
   }
 
   #histories(): Histories {
-    if (this.histories && !this.catalogue.lost) return this.histories;
+    if (this.histories && this.catalogue.isKept) return this.histories;
     throw new AgentError("internal", `${this.name} keeps no histories`);
   }
 
   changeMark(): Promise<string | undefined> {
-    return this.volume.changeMark();
+    return this.#durably(() => this.volume.changeMark());
   }
 
   /** The catalogue of a volume that has grown grows with it; of one that has shrunk it is made anew at the next start. */
@@ -273,10 +273,12 @@ export class CataloguedVolume implements Volume {
     return { extents: done, unreadable };
   }
 
+  /** @throws AgentError `internal` for a window that is not within the volume, as the catalogue has it */
   #covers(window: IdentifierWindow): boolean {
+    checkRange(this, window.lba, (window.extents - 1) * window.extentBlocks + 1);
     return (
       !window.fresh &&
-      !this.catalogue.lost &&
+      this.catalogue.isKept &&
       window.digest.text === this.catalogue.digest.text &&
       window.extentBlocks === this.extentBlocks
     );
@@ -298,7 +300,7 @@ export class CataloguedVolume implements Volume {
       return action();
     }
     try {
-      await this.#trying(action);
+      await this.#durably(action);
     } finally {
       this.catalogue.end(ticket);
     }
@@ -427,7 +429,8 @@ export class CataloguedVolume implements Volume {
       level <= rootLevel &&
       Number.isInteger(first) &&
       first + window.extents <= nodes[level]!;
-    if (!suits) throw new AgentError("internal", `${this.name} has no such nodes in its catalogue`);
+    if (!suits)
+      throw new AgentError("not_known", `The catalogue of "${this.name}" has no such nodes (any more)`);
     const found = await catalogue.nodes(level, first, window.extents);
     const unknown = found.indexOf(undefined);
     if (window.catalogueOnly && unknown >= 0) throw this.#notKnown((first + unknown) * step);

@@ -18,7 +18,7 @@ export async function changesSince(
 ): Promise<GenerationChanges | undefined> {
   const { shape } = catalogue;
   const generation = histories.generation(pair);
-  if (generation === undefined || catalogue.lost) return undefined;
+  if (generation === undefined || !catalogue.isKept) return undefined;
   // What is in doubt first: it is in the history by the time at which it is believed again. The other way round, a region
   // might be believed between the two looks, and named by neither.
   const doubtful: Range[] = [];
@@ -32,7 +32,7 @@ export async function changesSince(
     if (recorded.length > rangesMax) return undefined;
   }
   // A generation that was committed meanwhile, a catalogue that was thrown away or has grown is another story.
-  if (histories.generation(pair) !== generation || catalogue.lost || catalogue.shape !== shape)
+  if (histories.generation(pair) !== generation || !catalogue.isKept || catalogue.shape !== shape)
     return undefined;
   const changed = union(doubtful, recorded);
   const unchanged = complement(changed, shape.nodes[0]!);

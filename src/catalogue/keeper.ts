@@ -179,7 +179,7 @@ export class CatalogueKeeper implements AsyncDisposable {
   /** Long enough after the last scrub, or in the middle of one. */
   get #scrubIsDue(): boolean {
     const { scrub: wanted, clock } = this.#options;
-    if (!wanted || this.#upkeep.sweeping || this.volume.catalogue.lost) return false;
+    if (!wanted || this.#upkeep.sweeping || !this.volume.catalogue.isKept) return false;
     return this.#header.scrubNext > 0 || clock.nowMs() - this.#header.scrubbedMs >= wanted.everyMs;
   }
 
@@ -231,7 +231,7 @@ export class CatalogueKeeper implements AsyncDisposable {
   }
 
   async #beat(): Promise<void> {
-    if (!this.volume.catalogue.lost) await this.#writeHeader({ beatMs: this.#options.clock.nowMs() });
+    if (this.volume.catalogue.isKept) await this.#writeHeader({ beatMs: this.#options.clock.nowMs() });
   }
 
   async #writeHeader(changes: Partial<Header>): Promise<void> {
@@ -263,7 +263,7 @@ export class CatalogueKeeper implements AsyncDisposable {
     if (this.#stopped) return;
     await this.#stop();
     try {
-      if (this.volume.catalogue.lost) return;
+      if (!this.volume.catalogue.isKept) return;
       await this.#upkeep.finish();
       const mark = await changeMarkOf(this.volume);
       // Without a mark nobody could tell whether somebody has written since.

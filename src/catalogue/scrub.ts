@@ -46,7 +46,7 @@ export async function scrub(
   const end = Math.min(all, first + regions);
   const sum = { proved: 0, differing: 0, skipped: 0 };
   let region = first;
-  for (; region < end && !volume.catalogue.lost; region++) {
+  for (; region < end && volume.catalogue.isKept; region++) {
     options.signal?.throwIfAborted();
     const begunMs = options.clock.monotonicMs();
     const part = await scrubRegion(volume, region, options);

@@ -48,7 +48,7 @@ export class Upkeep {
   /** What is to be done now, for about half a second. @throws what reading or flushing gives */
   async step(): Promise<void> {
     const { catalogue } = this.#volume;
-    if (catalogue.lost) return;
+    if (!catalogue.isKept) return;
     await this.settle(idleMs);
     // What had to be forgotten is found again by looking through all of it.
     if (catalogue.takeForgotten() && !this.sweeping) this.sweep();
@@ -90,7 +90,7 @@ export class Upkeep {
       const whole = catalogue.ready(forMs).whole.slice(0, believedAtOnce);
       if (whole.length === 0) return;
       await this.#believe(whole);
-      if (this.#stopped || catalogue.lost) return;
+      if (this.#stopped || !catalogue.isKept) return;
       // What was written to meanwhile waits for the next time.
       if (catalogue.ready(forMs).whole.some((region) => whole.includes(region))) return;
     }
@@ -116,7 +116,7 @@ export class Upkeep {
   }
 
   #believe(regions: readonly number[]): Promise<void> {
-    return this.#volume.catalogue.believe(regions, () => this.#volume.flushForAll());
+    return this.#volume.catalogue.believe(regions, () => this.#volume.flush());
   }
 
   async #digest(regions: Range): Promise<void> {

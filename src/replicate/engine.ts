@@ -72,6 +72,7 @@ class Run {
     checkDigest(volumes, digest);
     const extentBlocks = extentBlocksOf(volumes, extentBytes);
     counters.extents = Math.ceil(source.geometry.blocks / extentBlocks);
+    const sizes = sizesOf(volumes);
     const begunMs = clock.monotonicMs();
     const trafficBefore = trafficOf(volumes);
     let failure: unknown;
@@ -88,10 +89,15 @@ class Run {
             : "Not all that was shipped is certain to be there: comparing once more",
         );
       }
+      if (sizesOf(volumes) !== sizes) throw new Error("their sizes have changed");
       if (this.#verdict(last, undefined) === "equal")
         this.#committed = (await this.#generations?.commit()) ?? false;
     } catch (error) {
-      failure = error;
+      // Whatever it ran into then: nothing was planned for it.
+      const resized = sizesOf(volumes) !== sizes;
+      failure = resized
+        ? new AgentError("size_mismatch", `"${source.name}" or "${replica.name}" got another size meanwhile`)
+        : error;
       if (this.#shipping) await replica.flush().catch(() => {}); // what was shipped is kept if that can be done
     }
     const traffic = trafficOf(volumes);
@@ -252,6 +258,8 @@ class Run {
     }
   }
 }
+
+const sizesOf = (volumes: readonly Volume[]): string => volumes.map(({ geometry }) => geometry.blocks).join();
 
 function trafficOf(volumes: readonly Volume[]): { sent: number; received: number } {
   const sum = { sent: 0, received: 0 };

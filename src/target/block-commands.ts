@@ -100,11 +100,15 @@ function write(
   );
 }
 
-async function flush({ unit }: Call<unknown>, lba: bigint | number, blocks: number): Promise<ScsiResult> {
+async function flush(
+  { unit, request }: Call<unknown>,
+  lba: bigint | number,
+  blocks: number,
+): Promise<ScsiResult> {
   if (rangeIn(unit, lba, blocks) === undefined) return outOfRange();
   if (unit.readonly) return good;
   try {
-    await unit.volume.flush(); // all of it, whatever the range; also with IMMED, which is honest at least
+    await unit.flush(request.nexus); // all of it, whatever the range; also with IMMED, which is honest at least
     return good;
   } catch (error) {
     return failedResult(error, "write");

@@ -2,6 +2,7 @@
 //
 // Source: SAM-5, 5.14 (unit attention conditions). Attentions of one nexus are bounded: an equal one that is pending
 // already is not queued again.
+import { AgentError } from "../base/errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { type Condition, type Sense, sense } from "../scsi/sense.ts";
@@ -44,8 +45,11 @@ export class LogicalUnit {
   readonly uuid: Buffer;
   readonly #clock: Clock;
   readonly #nexuses = new Map<string, NexusState>();
-  /** Nexuses that have been here since the unit was made: their next session is told of a nexus loss. */
-  readonly #known = new Set<string>();
+  /**
+   * Nexuses that have been here since the unit was made: their next session is told of a nexus loss. Each with the count
+   * of lost writes that it knows of.
+   */
+  readonly #known = new Map<string, number>();
 
   #loaded = true;
   sanitize: SanitizeState = { state: "none", exitAllowed: false };
@@ -104,8 +108,8 @@ export class LogicalUnit {
 
   nexusBegan(nexus: Nexus): void {
     const first: Condition = this.#known.has(nexus.key) ? "nexusLoss" : "powerOnOccurred";
-    this.#known.add(nexus.key);
-    if (this.#known.size > 4096) this.#known.delete(this.#known.values().next().value!);
+    if (first === "powerOnOccurred") this.#known.set(nexus.key, this.#lostWrites);
+    if (this.#known.size > 4096) this.#known.delete(this.#known.keys().next().value!);
     this.#nexuses.set(nexus.key, {
       attentions: [sense(first)],
       held: new HeldResults(heldLimits, this.#clock),
@@ -122,7 +126,7 @@ export class LogicalUnit {
 
   /** Initiator ports of an initiator that have been here. */
   knownPorts(initiatorName: string): string[] {
-    return [...this.#known].filter((key) => key.startsWith(`${initiatorName},`));
+    return [...this.#known.keys()].filter((key) => key.startsWith(`${initiatorName},`));
   }
 
   copies(nexus: Nexus): Map<number, CopyStatus> {
@@ -181,6 +185,28 @@ export class LogicalUnit {
     const changed = await this.volume.remeasure();
     if (changed) this.raiseAttention("capacityChanged");
     return changed;
+  }
+
+  /**
+   * Puts on the medium what was written. A failure is told to every nexus once, also to those that come after whoever the
+   * kernel told first: they may have written what was lost. @throws AgentError what flushing gives, `medium_error`
+   */
+  async flush(nexus: Nexus): Promise<void> {
+    const known = this.#known.get(nexus.key) ?? 0;
+    try {
+      await this.volume.flush();
+    } finally {
+      this.#known.set(nexus.key, this.#lostWrites);
+    }
+    if (this.#lostWrites > known)
+      throw new AgentError(
+        "medium_error",
+        `Cannot put on the medium all that was written to "${this.volume.name}": a flush before this one failed`,
+      );
+  }
+
+  get #lostWrites(): number {
+    return this.volume.lostWrites ?? 0;
   }
 
   /** What a reset undoes (SAM-5, 6.3.3; SPC-4, 6.11 for mode parameters that are not saved). */

@@ -24,7 +24,7 @@ async function startStop({
   const flushes = !fields.start && unit.notReady === undefined && !unit.readonly;
   if (flushes && (!fields.noFlush || fields.loej)) {
     try {
-      await unit.volume.flush();
+      await unit.flush(request.nexus);
     } catch (error) {
       return failedResult(error, "write");
     }

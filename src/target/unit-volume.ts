@@ -88,6 +88,10 @@ export class UnitVolume implements Volume {
     );
   }
 
+  get lostWrites(): number | undefined {
+    return this.#volume.lostWrites;
+  }
+
   flush(signal?: AbortSignal): Promise<void> {
     return this.#volume.flush(signal);
   }

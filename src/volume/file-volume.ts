@@ -11,6 +11,7 @@ import { programOf } from "../digest/spec.ts";
 import { BlockFile, type IdentifyRequest } from "../platform/block-file.ts";
 import { SystemError } from "../platform/errno.ts";
 import { deviceWriteCount, localIdentity, sameVolumeKey } from "../platform/local-volumes.ts";
+import { Durability } from "./durability.ts";
 import {
   type CompareAnswer,
   checkRange,
@@ -42,10 +43,12 @@ export class FileVolume implements Volume {
   readonly traits: VolumeTraits;
   readonly traffic = noTraffic;
   readonly #file: BlockFile;
+  readonly #durability: Durability;
   #geometry: Geometry;
 
   private constructor(name: string, file: BlockFile, geometry: Geometry, identity: VolumeIdentity) {
     this.name = name;
+    this.#durability = new Durability(name);
     this.#geometry = geometry;
     this.identity = identity;
     this.#file = file;
@@ -148,9 +151,12 @@ export class FileVolume implements Volume {
   async write(lba: number, pieces: readonly Buffer[], options: WriteOptions = {}): Promise<void> {
     const blocks = lengthOf(pieces) / this.geometry.blockBytes;
     checkRange(this, lba, blocks);
-    await this.#doing("write", lba, blocks, () =>
-      this.#file.write(lba * this.geometry.blockBytes, pieces, { durable: options.durable ?? false }),
-    );
+    const durable = options.durable ?? false;
+    const action = () =>
+      this.#doing("write", lba, blocks, () =>
+        this.#file.write(lba * this.geometry.blockBytes, pieces, { durable }),
+      );
+    await (durable ? this.#durability.run(action) : action());
   }
 
   async zero(lba: number, blocks: number, options: { unmap?: boolean } = {}): Promise<void> {
@@ -161,12 +167,16 @@ export class FileVolume implements Volume {
     );
   }
 
-  async flush(): Promise<void> {
-    try {
-      await this.#file.flush();
-    } catch (error) {
-      throw this.#error("flush", undefined, undefined, error);
-    }
+  get lostWrites(): number {
+    return this.#durability.lost;
+  }
+
+  flush(): Promise<void> {
+    return this.#durability.run(() =>
+      this.#file.flush().catch((error: unknown) => {
+        throw this.#error("flush", undefined, undefined, error);
+      }),
+    );
   }
 
   async nextData(lba: number, blocks: number): Promise<{ lba: number; blocks: number } | undefined> {
@@ -206,7 +216,7 @@ export class FileVolume implements Volume {
   async changeMark(): Promise<string | undefined> {
     // Written back first: a page that is dirty already (by a mapping, or in a device's cache) could be changed again
     // without a trace. What the flush of another's data runs into is not this reader's error.
-    await this.#file.flush().catch(() => {});
+    await this.flush().catch(() => {});
     if (this.#file.blockDevice) return deviceWriteCount(this.#file.specialDevice);
     for (let i = 0; i < settlingMax; i++) {
       const { ino, dev, size, mtimeNs, ctimeNs } = await stat(this.#file.path, { bigint: true });

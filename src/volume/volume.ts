@@ -218,6 +218,13 @@ export interface Volume extends AsyncDisposable {
   flush(signal?: AbortSignal): Promise<void>;
 
   /**
+   * How often some of what was written could not be put on the medium, as far as anybody was told: by a flush, or by a
+   * write that was to be durable. Up to date when a flush has ended. One caller is told of each time: whoever flushes for
+   * several compares. Absent where everybody is told.
+   */
+  readonly lostWrites?: number | undefined;
+
+  /**
    * The first run of mapped blocks at or behind `lba` within `blocks`; undefined if all of it is a hole, and reads as zeros.
    * A volume that does not know its holes says that all is mapped.
    */

@@ -103,7 +103,7 @@ test("what is believed again while it is asked for the changes is named", async 
   });
   const region = 5;
   const learn = () => volume.digest(64 * region, 64);
-  const believe = () => catalogue.believe(catalogue.ready(0).whole, () => volume.flushForAll());
+  const believe = () => catalogue.believe(catalogue.ready(0).whole, () => volume.flush());
   await learn();
   await believe();
   const [pair, generation] = [Buffer.alloc(16, 0xaa), Buffer.alloc(16, 1)];

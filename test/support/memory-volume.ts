@@ -3,6 +3,7 @@
 import { lengthOf } from "../../src/base/bytes.ts";
 import { AgentError } from "../../src/base/errors.ts";
 import { isZero } from "../../src/platform/native-digest.ts";
+import { Durability } from "../../src/volume/durability.ts";
 import { digestByReading } from "../../src/volume/read-digests.ts";
 import {
   type CompareAnswer,
@@ -20,7 +21,7 @@ import {
 
 export class MemoryVolume implements Volume {
   readonly name: string;
-  readonly geometry: Geometry;
+  geometry: Geometry;
   readonly identity: VolumeIdentity;
   readonly traits: VolumeTraits;
   readonly traffic = { sent: 0, received: 0 };
@@ -39,9 +40,11 @@ export class MemoryVolume implements Volume {
   /** Counts what others wrote. */
   #changes = 0;
   #lost = false;
+  readonly #durability: Durability;
 
   constructor(name: string, data: Buffer, blockBytes: number, traits: Partial<VolumeTraits> = {}) {
     this.name = name;
+    this.#durability = new Durability(name);
     this.cache = Buffer.from(data);
     this.medium = Buffer.from(data);
     this.geometry = { blockBytes, blocks: data.length / blockBytes };
@@ -64,6 +67,16 @@ export class MemoryVolume implements Volume {
   change(offset: number, data: Buffer): void {
     data.copy(this.cache, offset);
     data.copy(this.medium, offset);
+    this.#changes++;
+  }
+
+  /** Somebody else makes it larger or smaller; what is new is zeros. */
+  resize(blocks: number): void {
+    const { blockBytes } = this.geometry;
+    const bytes = blocks * blockBytes;
+    for (const name of ["cache", "medium"] as const)
+      this[name] = Buffer.concat([this[name].subarray(0, bytes)], bytes);
+    this.geometry = { blockBytes, blocks };
     this.#changes++;
   }
 
@@ -131,12 +144,18 @@ export class MemoryVolume implements Volume {
     await this.write(lba, [Buffer.alloc(blocks * this.geometry.blockBytes)]);
   }
 
-  async flush(): Promise<void> {
-    await this.before("flush");
-    this.cache.copy(this.medium);
-    if (!this.#lost) return;
-    this.#lost = false;
-    throw new AgentError("not_proved", `${this.name} was reset before its writes were flushed`);
+  flush(): Promise<void> {
+    return this.#durability.run(async () => {
+      await this.before("flush");
+      this.cache.copy(this.medium);
+      if (!this.#lost) return;
+      this.#lost = false;
+      throw new AgentError("not_proved", `${this.name} was reset before its writes were flushed`);
+    });
+  }
+
+  get lostWrites(): number {
+    return this.#durability.lost;
   }
 
   /** Runs of zeros count as holes, where `holes` says so. */

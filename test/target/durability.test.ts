@@ -131,3 +131,58 @@ test("a flush that fails is reported, and so is a write that WCE 0 could not bri
   };
   expect(reported(await target.execute(nexus, sbc.synchronizeCache10.encode({})))).toBe("writeError");
 });
+
+describe("what could not be put on the medium", () => {
+  const flush = sbc.synchronizeCache10.encode({});
+
+  /** Nexuses 1 to 3 have written; the next flush fails, and no other one. */
+  async function failing() {
+    const target = new UnitUnderTest();
+    const cdb = sbc.write10.encode({ ...with32, transferLength: blocks });
+    for (const i of [1, 2, 3]) expect(reported(await target.execute(target.nexus(i), cdb, [data]))).toBe(0);
+    let fails = true;
+    target.volume.before = (operation) => {
+      if (operation !== "flush" || !fails) return;
+      fails = false;
+      throw new AgentError("medium_error", "EIO");
+    };
+    const flushed = async (i: number) => reported(await target.execute(target.nexus(i), flush));
+    return { target, flushed };
+  }
+
+  test("is told to each nexus once, though the kernel tells only one", async () => {
+    const { flushed } = await failing();
+    expect([await flushed(1), await flushed(1)]).toEqual(["writeError", 0]);
+    expect([await flushed(2), await flushed(2)]).toEqual(["writeError", 0]);
+    expect(await flushed(3)).toBe("writeError");
+  });
+
+  test("is told also where the server itself was told of it", async () => {
+    const { target, flushed } = await failing();
+    await expect(target.volume.flush()).rejects.toThrow("EIO");
+    expect([await flushed(1), await flushed(2), await flushed(1)]).toEqual(["writeError", "writeError", 0]);
+  });
+
+  test("is told in the next session of whoever lost his", async () => {
+    const { target, flushed } = await failing();
+    target.unit.nexusEnded(target.nexus(2));
+    expect(await flushed(1)).toBe("writeError");
+    target.unit.nexusBegan(target.nexus(2));
+    target.unit.takeAttention(target.nexus(2));
+    expect([await flushed(2), await flushed(2)]).toEqual(["writeError", 0]);
+  });
+
+  test("is told to flushes that go on at the same time", async () => {
+    const target = new UnitUnderTest();
+    const [one, two] = [target.nexus(1), target.nexus(2)];
+    const told = Promise.withResolvers<never>();
+    let flushes = 0;
+    target.volume.before = (operation) =>
+      operation === "flush" && ++flushes === 1 ? told.promise : undefined;
+    const results = [target.execute(one, flush), target.execute(two, flush)];
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(flushes).toBe(2);
+    told.reject(new AgentError("medium_error", "EIO"));
+    expect((await Promise.all(results)).map(reported)).toEqual(["writeError", "writeError"]);
+  });
+});
