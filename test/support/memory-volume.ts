@@ -20,7 +20,7 @@ import {
 
 export class MemoryVolume implements Volume {
   readonly name: string;
-  readonly geometry: Geometry;
+  geometry: Geometry;
   readonly identity: VolumeIdentity;
   readonly traits: VolumeTraits;
   readonly traffic = { sent: 0, received: 0 };
@@ -31,6 +31,8 @@ export class MemoryVolume implements Volume {
   readonly unwritable = new Set<number>();
   /** Blocks that can be written yet before the disk is full. */
   room = Number.POSITIVE_INFINITY;
+  /** It does not grow beyond this. */
+  blocksMax = 65_536;
   /** Called before every operation; may change anything. A flush waits for what it returns. */
   before: (operation: string) => unknown = () => undefined;
   holes = false;
@@ -54,6 +56,7 @@ export class MemoryVolume implements Volume {
       windowExtentsMax: 65535,
       windowBytesMax: 1 << 30,
       windowsInFlight: 3,
+      grows: true,
       ...traits,
     };
   }
@@ -137,6 +140,19 @@ export class MemoryVolume implements Volume {
     if (!this.#lost) return;
     this.#lost = false;
     throw new AgentError("not_proved", `${this.name} was reset before its writes were flushed`);
+  }
+
+  /** What is new is on the medium, and zeros. */
+  async grow(blocks: number): Promise<void> {
+    this.before("grow");
+    const { blockBytes } = this.geometry;
+    const more = blocks - this.geometry.blocks;
+    if (more <= 0) return;
+    if (blocks > this.blocksMax) throw new AgentError("no_space", `${this.name} can't have ${blocks} blocks`);
+    const zeros = Buffer.alloc(more * blockBytes);
+    this.cache = Buffer.concat([this.cache, zeros]);
+    this.medium = Buffer.concat([this.medium, zeros]);
+    this.geometry = { blockBytes, blocks };
   }
 
   /** Runs of zeros count as holes, where `holes` says so. */
