@@ -246,6 +246,18 @@ int BlockFile::flush() const {
   return rc < 0 ? -errno : 0;
 }
 
+int BlockFile::grow(uint64_t bytes) const {
+  if (info_.block_device) return -EINVAL;
+  struct stat st;
+  if (::fstat(fd_, &st) < 0) return -errno;
+  if (static_cast<uint64_t>(st.st_size) >= bytes) return 0;
+  int rc;
+  do {
+    rc = ::ftruncate(fd_, static_cast<off_t>(bytes));
+  } while (rc < 0 && errno == EINTR);
+  return rc < 0 ? -errno : 0;
+}
+
 int BlockFile::next_data(uint64_t offset, uint64_t end, DataRange* range) const {
   *range = {offset, end - offset};
   if (info_.block_device) return 0;
@@ -279,7 +291,11 @@ int BlockFile::next_data_for_reading(uint64_t offset, uint64_t end, DataRange* r
     }
   }
   // SEEK_HOLE walks all pages of a run on some file systems (tmpfs): once for the run, not once for every part of it.
-  const int error = next_data(offset, info_.bytes, range);
+  // The file may have grown since it was opened.
+  struct stat st;
+  const bool sized = !info_.block_device && ::fstat(fd_, &st) == 0;
+  const uint64_t bytes = sized ? static_cast<uint64_t>(st.st_size) : info_.bytes;
+  const int error = next_data(offset, std::max(end, bytes), range);
   if (error < 0) return error;
   if (range->bytes > 0) {
     std::lock_guard<std::mutex> lock(known_data_mutex_);

@@ -3,7 +3,8 @@
 // Guarantees: every call either does the whole of what it was asked or returns the negative errno of what went
 // wrong; short transfers are continued, EINTR is retried. What is past the end of a file that has shrunk is
 // -ENXIO, never silently zeros or a hole. Nothing is durable before flush() (or a write with `durable`) returned 0.
-// Thread-safe: all calls are positioned, no state changes after open() but for `distrust_cache`.
+// Thread-safe: all calls are positioned, no state changes after open() but for `distrust_cache`. `info().bytes` is what
+// it was when it was opened.
 #pragma once
 
 #include <sys/uio.h>
@@ -61,6 +62,9 @@ class BlockFile {
   // Makes a range read as zeros: by unmapping it where that can be done, else by writing.
   int zero(uint64_t offset, uint64_t bytes, bool unmap) const;
   int flush() const;
+  // Gives a regular file this length, by a hole at its end, if it is shorter; it never gets shorter. Durable after
+  // flush(). A block device is -EINVAL.
+  int grow(uint64_t bytes) const;
 
   // The first run of data at or behind `offset` (bytes 0 if there is none before `end`). Where holes are not
   // known, all is data.

@@ -154,7 +154,7 @@ Napi::Value submit_io(const Napi::CallbackInfo& info) {
       if (!(op[k] >= 0 && op[k] <= 9007199254740991.0)) refuse(env, "submitIo: a number is out of range");
     }
     IoRequest& request = requests[i];
-    if (op[0] > static_cast<double>(IoKind::next_data)) refuse(env, "submitIo: unknown kind");
+    if (op[0] > static_cast<double>(IoKind::grow)) refuse(env, "submitIo: unknown kind");
     request.kind = static_cast<IoKind>(static_cast<uint8_t>(op[0]));
     request.file = file_argument(env, addon, static_cast<uint64_t>(op[1]));
     request.flags = static_cast<uint32_t>(op[2]);

@@ -48,6 +48,9 @@ Completion execute(IoRequest& request) {
       }
       break;
     }
+    case IoKind::grow:
+      done.result = file.grow(request.bytes);
+      break;
   }
   return done;
 }

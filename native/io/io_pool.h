@@ -19,7 +19,7 @@
 
 namespace lunsync {
 
-enum class IoKind : uint8_t { read, write, zero, flush, next_data };
+enum class IoKind : uint8_t { read, write, zero, flush, next_data, grow };
 constexpr uint32_t kIoDirect = 1;   // read: past the page cache
 constexpr uint32_t kIoDurable = 2;  // write: on the medium before it completes
 constexpr uint32_t kIoUnmap = 4;    // zero: deallocate where that can be done
@@ -35,7 +35,7 @@ struct IoRequest {
   std::vector<iovec> iov;  // lent by JavaScript until the completion
 };
 
-// Does one request on the calling thread. A read, write, zero or flush yields 0; next_data yields the bytes of
+// Does one request on the calling thread. A read, write, zero, flush or grow yields 0; next_data yields the bytes of
 // data, and `detail` where they begin; a failed read puts the offset of the first unreadable block in `detail`.
 Completion execute(IoRequest& request);
 

@@ -244,6 +244,15 @@ export class CataloguedVolume implements Volume {
     return blocks !== before;
   }
 
+  /** The volume first, then its catalogue, as when somebody else has extended it. */
+  async grow(blocks: number, signal?: AbortSignal): Promise<void> {
+    try {
+      await this.volume.grow?.(blocks, signal);
+    } finally {
+      await this.remeasure(); // also where it has grown, but not enough
+    }
+  }
+
   async #fit(blocks: number): Promise<void> {
     const { grow } = this.#options;
     const extents = Math.ceil(blocks / this.extentBlocks);

@@ -4,6 +4,7 @@
 import { once } from "node:events";
 import { exitStatus } from "../base/errors.ts";
 import { formatBytes, formatCount, formatDuration } from "../base/units.ts";
+import type { Growth } from "../replicate/grow.ts";
 import type { JobOptions, Outcome } from "../replicate/job.ts";
 import { failureOf } from "./failure.ts";
 
@@ -11,6 +12,8 @@ export interface ReportContext {
   readonly command: "compare" | "sync";
   readonly dryRun: boolean;
   readonly verified: boolean;
+  /** What became of the replica's size before, if anything. */
+  readonly grown: Growth | undefined;
   readonly job: JobOptions;
   /** Where before-images are, if any were kept. */
   readonly backup: string | undefined;
@@ -61,6 +64,7 @@ export async function writeJson(outcome: Outcome, context: ReportContext): Promi
     ...(command === "sync" && {
       dryRun: context.dryRun,
       verified: context.verified,
+      ...(context.grown && { grown: context.grown }),
       shipped: outcome.shipped,
       proved: outcome.proved,
       copied: outcome.copied,
@@ -146,6 +150,9 @@ export async function writeText(outcome: Outcome, context: ReportContext): Promi
     ...(await rangeLines(outcome, blockBytes)),
   ];
   if (command === "sync" && !dryRun) {
+    const { grown } = context;
+    if (grown)
+      lines.push(`  grown    the replica, from ${formatBytes(grown.from)} to ${formatBytes(grown.to)}`);
     const zeroed = shipped.zeroed > 0 ? `, ${formatCount(shipped.zeroed)} of them as zeros` : "";
     lines.push(`  shipped  ${plural(shipped.extents, "extent")} (${formatBytes(shipped.bytes)})${zeroed}`);
     if (outcome.copied > 0) lines.push(`  copied   ${plural(outcome.copied, "extent")} within the replica`);

@@ -139,15 +139,18 @@ export class ServedUnits implements AsyncDisposable {
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 
-  /** Looks every few seconds whether a volume has grown or shrunk: initiators are told then. */
+  /** Looks every few seconds whether a volume has grown or shrunk, by whomever: initiators, and the log, are told then. */
   watchSizes(): AsyncDisposable {
+    const logged = new Map(this.units.map((unit) => [unit, unit.volume.geometry.blocks]));
     return new Loop(
       systemClock,
       sizeWatchMs,
       async () => {
         for (const unit of this.units) {
-          if (!(await unit.remeasure())) continue;
+          await unit.remeasure();
           const { blocks, blockBytes } = unit.volume.geometry;
+          if (blocks === logged.get(unit)) continue;
+          logged.set(unit, blocks);
           logLine(
             "info",
             `LUN ${unit.lun} ("${unit.volume.name}") has ${blocks} blocks of ${blockBytes} bytes now`,

@@ -9,6 +9,7 @@ import { crc32c, isZero } from "../platform/native-digest.ts";
 import { systemRandom } from "../platform/random.ts";
 import { BeforeImages } from "../replicate/before-images.ts";
 import { compare, synchronize } from "../replicate/engine.ts";
+import { growReplica } from "../replicate/grow.ts";
 import { Counters, type JobOptions, type Mode, modes, type Outcome } from "../replicate/job.ts";
 import { checkPair, checkWritable } from "../replicate/plan.ts";
 import { throttled } from "../volume/throttled.ts";
@@ -38,6 +39,7 @@ interface SyncOptions extends CompareOptions {
   readonly narrow?: number | true;
   readonly moved?: boolean;
   readonly trim?: boolean;
+  readonly grow?: boolean;
 }
 
 function addCommonOptions(command: Command): Command {
@@ -105,6 +107,7 @@ export function addSync(program: Command): void {
       parseExtent,
     )
     .option("--trim", "unmap at the replica what is a hole at the source, once all is equal")
+    .option("--grow", "give a replica that is smaller than its source the source's size first")
     .option("--no-moved", "ship also what the replica could copy from another place of its own")
     .option(
       "--backup-dir <DIR>",
@@ -117,6 +120,7 @@ Examples:
   lunsync sync /dev/vg0/db iscsi://backup.example/iqn.2026-11.com.example:disks/0 --verify
   lunsync sync disk.img copy.img --backup-dir /var/backups/copy --bandwidth 50M
   lunsync sync thin.img iscsi://backup.example/iqn.2026-11.com.example:disks/1 --trim
+  lunsync sync /dev/vg0/www iscsi://backup.example/iqn.2026-11.com.example:disks/2 --grow
 
 Exit status: 0 equal at the end (with --dry-run: 1 different), 2 and more trouble.
 Ctrl-C stops it cleanly; running it again goes on from there at the cost of a comparison.`,
@@ -177,6 +181,10 @@ async function run(
       onNotice: (text) => notice(text),
       signal: interrupt.signal,
     });
+    const { digest, extent: extentBytes } = options;
+    const grown = options.grow
+      ? await growReplica({ ...pair, digest, extentBytes, signal: interrupt.signal }, !writable)
+      : undefined;
     checkPair(pair.source, pair.replica);
     if (writable) checkWritable(pair.replica);
     for (const warning of warnings([pair.source, pair.replica])) notice(warning);
@@ -193,8 +201,8 @@ async function run(
       source: pair.source,
       replica: limit(pair.replica),
       mode: options.mode,
-      digest: options.digest,
-      extentBytes: options.extent,
+      digest,
+      extentBytes,
       width: options.width,
       fresh: options.fresh ?? false,
       clock: systemClock,
@@ -231,6 +239,7 @@ async function run(
       command,
       dryRun: options.dryRun ?? false,
       verified: verify,
+      grown,
       job,
       backup: beforeImages?.folder,
       signal: interrupt.received(),

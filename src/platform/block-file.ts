@@ -48,7 +48,7 @@ const addon = native as unknown as {
   identify(request: IdentifyArguments): void;
 };
 
-const kind = { read: 0, write: 1, zero: 2, flush: 3, nextData: 4 } as const;
+const kind = { read: 0, write: 1, zero: 2, flush: 3, nextData: 4, grow: 5 } as const;
 const flagDirect = 1;
 const flagDurable = 2;
 const flagUnmap = 4;
@@ -225,6 +225,7 @@ export class BlockFile implements AsyncDisposable {
   readonly path: string;
   readonly writable: boolean;
   readonly blockDevice: boolean;
+  /** As it was when it was opened. */
   readonly bytes: number;
   readonly logicalBlockBytes: number;
   readonly physicalBlockBytes: number;
@@ -318,6 +319,11 @@ export class BlockFile implements AsyncDisposable {
   /** All writes that have resolved are on the medium when this resolves. */
   async flush(): Promise<void> {
     await settled(request(kind.flush, this.#file(), 0, 0, 0, []));
+  }
+
+  /** Gives a file this length if it is shorter; what is new is a hole, and durable after flush(). @throws SystemError */
+  async grow(bytes: number): Promise<void> {
+    await settled(request(kind.grow, this.#file(), 0, 0, bytes, []));
   }
 
   /** The first run of data at or behind `offset` within `length` bytes; undefined if all of it is a hole. */

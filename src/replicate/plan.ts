@@ -23,31 +23,55 @@ function sharedKey(a: VolumeIdentity, b: VolumeIdentity): string | undefined {
   );
 }
 
+const pairOf = (source: Volume, replica: Volume) => `"${source.name}" with "${replica.name}"`;
+
+function checkDistinct(source: Volume, replica: Volume): void {
+  if (sharedKey(source.identity, replica.identity) === undefined) return;
+  throw new AgentError(
+    "volume_same",
+    `Cannot compare ${pairOf(source, replica)}: source and replica are the same volume, or one is part of the other`,
+  );
+}
+
+function checkBlocks(source: Volume, replica: Volume): void {
+  const [ours, theirs] = [source.geometry.blockBytes, replica.geometry.blockBytes];
+  if (ours === theirs) return;
+  throw new AgentError(
+    "block_size_mismatch",
+    `Cannot compare ${pairOf(source, replica)}: the source has logical blocks of ${ours} bytes, the replica of ${theirs}; ` +
+      "serve the replica with the source's block size",
+  );
+}
+
 /** @throws AgentError `volume_same`, `size_mismatch`, `block_size_mismatch` */
 export function checkPair(source: Volume, replica: Volume): void {
-  const pair = `"${source.name}" with "${replica.name}"`;
-  if (sharedKey(source.identity, replica.identity) !== undefined) {
-    throw new AgentError(
-      "volume_same",
-      `Cannot compare ${pair}: source and replica are the same volume, or one is part of the other`,
-    );
-  }
-  const ours = source.geometry;
-  const theirs = replica.geometry;
-  if (volumeBytes(ours) !== volumeBytes(theirs)) {
+  checkDistinct(source, replica);
+  const [ours, theirs] = [volumeBytes(source.geometry), volumeBytes(replica.geometry)];
+  if (ours !== theirs) {
     throw new AgentError(
       "size_mismatch",
-      `Cannot compare ${pair}: the source has ${volumeBytes(ours)} bytes (${formatBytes(volumeBytes(ours))}), ` +
-        `the replica ${volumeBytes(theirs)} (${formatBytes(volumeBytes(theirs))}); give the replica the source's size`,
+      `Cannot compare ${pairOf(source, replica)}: the source has ${ours} bytes (${formatBytes(ours)}), ` +
+        `the replica ${theirs} (${formatBytes(theirs)}); ` +
+        (ours > theirs
+          ? 'give the replica the source\'s size, or have "lunsync sync --grow" do it'
+          : "lunsync makes no volume shorter: if the source is the right one, cut the replica to its size yourself (truncate, lvreduce)"),
     );
   }
-  if (ours.blockBytes !== theirs.blockBytes) {
-    throw new AgentError(
-      "block_size_mismatch",
-      `Cannot compare ${pair}: the source has logical blocks of ${ours.blockBytes} bytes, the replica of ${theirs.blockBytes}; ` +
-        "serve the replica with the source's block size",
-    );
+  checkBlocks(source, replica);
+}
+
+/**
+ * The blocks that a replica which is smaller than its source has to be given; undefined if their sizes are equal.
+ * @throws AgentError as checkPair() for everything else
+ */
+export function growthOf(source: Volume, replica: Volume): number | undefined {
+  if (volumeBytes(source.geometry) <= volumeBytes(replica.geometry)) {
+    checkPair(source, replica);
+    return undefined;
   }
+  checkDistinct(source, replica);
+  checkBlocks(source, replica);
+  return source.geometry.blocks;
 }
 
 /** @throws AgentError `volume_readonly` */

@@ -101,7 +101,8 @@ function checkReplica(manifest: Manifest, replica: Volume): void {
   if (geometry.blocks !== manifest.blocks || geometry.blockBytes !== manifest.blockBytes) {
     throw new AgentError(
       "size_mismatch",
-      `Cannot put before-images back onto "${replica.name}": its size changed since`,
+      `Cannot put before-images back onto "${replica.name}": it has ${geometry.blocks} blocks of ${geometry.blockBytes} bytes, ` +
+        `and had ${manifest.blocks} of ${manifest.blockBytes} in that run; give it that size again and run it once more`,
     );
   }
 }

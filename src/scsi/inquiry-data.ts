@@ -185,6 +185,8 @@ export interface VendorPage {
   readonly findExtents: boolean;
   /** BEGIN and COMMIT GENERATION, and CHANGES SINCE GENERATION are there. */
   readonly histories: boolean;
+  /** GROW is there: the unit can be given more blocks. */
+  readonly grow: boolean;
   /** What the catalogue is of: an index into the digests, log2 of blocks, log2 of the fan-out. */
   readonly catalogueDigest: number;
   readonly catalogueExtentSize: number;

@@ -22,7 +22,7 @@ export const serviceAction16 = {
   copyExtents: 0x04,
 } as const;
 
-/** FUNCTION of a parameter list: the first three of SUBMIT, the others of the commands named like them. */
+/** FUNCTION of a parameter list: of SUBMIT, but for WRITE EXTENTS and COPY EXTENTS, which are commands. */
 export const vendorFunction = {
   encodeDigests: 0x01,
   decodeDigests: 0x02,
@@ -33,6 +33,7 @@ export const vendorFunction = {
   beginGeneration: 0x07,
   commitGeneration: 0x08,
   changesSince: 0x09,
+  grow: 0x0a,
 } as const;
 
 /** SOURCE: where the device server may take the identifiers from. */
@@ -192,6 +193,7 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    grow: flag(62, 4),
     histories: flag(62, 3),
     findExtents: flag(62, 2),
     copyExtents: flag(62, 1),
@@ -212,6 +214,18 @@ export const digestEntryHeader = layout({
   source,
   bytes: 4,
   fields: { index: u8(0), textLength: u8(1), identifierBytes: u16(2) },
+});
+
+/** The data of a list of GROW. */
+export const growList = layout({
+  name: "what a unit is to grow to",
+  source,
+  bytes: 24,
+  fields: {
+    /** Of the unit that is meant, as its page DBh has it. */
+    volumeUuid: raw(0, 16),
+    numberOfBlocks: u64(16),
+  },
 });
 
 /** The head of the answer to CHANGES SINCE GENERATION; ranges follow it. */

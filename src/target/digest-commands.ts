@@ -3,18 +3,18 @@
 // Guarantees: an answer holds values only for extents that were read whole, in order from the first one asked for.
 // The fields of a command are checked before anything is read. docs/protocol.md is the reference.
 
-import { AgentError } from "../base/errors.ts";
 import { LayoutError } from "../base/layout.ts";
 import { checkedNumber, MiB } from "../base/units.ts";
 import type { ValueWidth } from "../digest/encoding.ts";
 import { offeredDigests } from "../digest/spec.ts";
 import { encodeVendorPage } from "../scsi/inquiry-data.ts";
 import * as vendor from "../scsi/vendor-commands.ts";
-import type { DigestAnswer, DigestWindow, GenerationChanges } from "../volume/volume.ts";
+import type { DigestWindow } from "../volume/volume.ts";
 import { outOfRange, rangeIn } from "./block-commands.ts";
 import { type Call, type Command, command } from "./command-table.ts";
 import { listBytesMax, runsMax } from "./extent-list.ts";
 import { LogicalUnit } from "./logical-unit.ts";
+import type { Nexus } from "./nexus.ts";
 import {
   checkCondition,
   dataInResult,
@@ -24,7 +24,8 @@ import {
   joined,
   type ScsiResult,
 } from "./scsi-task.ts";
-import { failedResult } from "./volume-errors.ts";
+import { answer, notAnswered, nothing, type Submission } from "./submission.ts";
+import { ofUnit } from "./unit-functions.ts";
 
 const extentsMax = 16_384;
 /** Digested within seconds by the slowest disk, so that no command outlasts an initiator's timeout. */
@@ -68,6 +69,7 @@ export function vendorPageOf(unit: LogicalUnit): Buffer {
     width8: true,
     width16: true,
     ...catalogueOf(unit),
+    grow: unit.volume.traits.grows ?? false,
     smallestExtentSize: 0,
     largestExtentSize: Math.log2(extentBytesMax / blockBytes),
     preferredExtentSize: Math.log2(preferredExtentBytes / blockBytes),
@@ -155,29 +157,6 @@ function windowOf(
 
 const isResult = (value: DigestWindow | ScsiResult): value is ScsiResult => "status" in value;
 
-/** Head and values. @throws AgentError `medium_error` if there is no value at all */
-function answer(
-  window: Pick<DigestWindow, "lba" | "width">,
-  values: Buffer,
-  digests: Omit<DigestAnswer, "values">,
-): Buffer {
-  const { extents, unreadable } = digests;
-  if (unreadable && extents === 0) {
-    throw new AgentError("medium_error", unreadable.reason, { lba: unreadable.lba });
-  }
-  const head = vendor.answerHeader.encode({
-    availableLength: vendor.answerHeader.bytes - 4 + values.length,
-    partial: unreadable !== undefined,
-    width: window.width === 16,
-    numberOfExtents: extents,
-    logicalBlockAddress: BigInt(window.lba),
-    unreadableLogicalBlockAddress: BigInt(unreadable?.lba ?? 0),
-  });
-  return Buffer.concat([head, values]);
-}
-
-const nothing = Buffer.alloc(0);
-
 async function encode(unit: LogicalUnit, window: DigestWindow): Promise<Buffer> {
   if (window.extents === 0) return answer(window, nothing, { extents: 0, unreadable: undefined });
   const digests = await unit.volume.encodeDigests(window);
@@ -215,13 +194,6 @@ async function encodeDigests(
   }
 }
 
-/** Only the catalogue was wanted, and does not know. */
-function notAnswered(error: unknown): ScsiResult {
-  if (error instanceof AgentError && error.code === "not_known")
-    return checkCondition("commandSequenceError", { information: error.lba ?? 0 });
-  return failedResult(error, "read");
-}
-
 const nowhere = 0xffff_ffff_ffff_ffffn;
 
 /** FIND EXTENTS: where the catalogue has extents with these identifiers. */
@@ -255,69 +227,8 @@ function found(
   };
 }
 
-const pairBytes = 16;
-const generationBytes = 16;
-/** As long as all results of a nexus together may be. */
-const changesBytesMax = 1024 * 1024;
-
-const isOfHistories = (code: number) =>
-  code === vendor.vendorFunction.beginGeneration ||
-  code === vendor.vendorFunction.commitGeneration ||
-  code === vendor.vendorFunction.changesSince;
-
-/** BEGIN GENERATION, COMMIT GENERATION, CHANGES SINCE GENERATION. */
-function ofHistories(
-  unit: LogicalUnit,
-  fields: { readonly function: number; readonly dataLength: number },
-  data: Buffer,
-): Submission | ScsiResult {
-  const { fields: place } = vendor.parameterListHeader;
-  if (!unit.volume.traits.keepsHistories) return invalidParameter(place.function.byte);
-  const asks = fields.function === vendor.vendorFunction.changesSince;
-  if (fields.dataLength !== pairBytes + (asks ? 0 : generationBytes))
-    return invalidParameter(place.dataLength.byte);
-  const pair = Buffer.from(data.subarray(0, pairBytes));
-  const generation = Buffer.from(data.subarray(pairBytes));
-  const done = (values: Buffer = nothing) =>
-    answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
-  switch (fields.function) {
-    case vendor.vendorFunction.beginGeneration:
-      return { bytes: 0, work: () => unit.volume.beginGeneration(pair, generation).then(() => done()) };
-    case vendor.vendorFunction.commitGeneration:
-      return { bytes: 0, work: () => unit.volume.commitGeneration(pair, generation).then(() => done()) };
-    default:
-      return {
-        bytes: changesBytesMax,
-        work: () => unit.volume.changesSince(pair).then((changes) => done(changesOf(changes))),
-      };
-  }
-}
-
-/** What does not fit is no history: the volumes are compared. */
-function changesOf(changes: GenerationChanges | undefined): Buffer {
-  const { changesHeader, changedRange } = vendor;
-  const bytes = changesHeader.bytes + changedRange.bytes * (changes?.ranges.length ?? 0);
-  if (!changes || bytes > changesBytesMax) return changesHeader.encode({});
-  const head = changesHeader.encode({
-    known: true,
-    unchanged: changes.names === "unchanged",
-    numberOfRanges: changes.ranges.length,
-    generation: changes.generation,
-  });
-  const ranges = changes.ranges.map(({ first, count }) =>
-    changedRange.encode({ first: BigInt(first), count }),
-  );
-  return Buffer.concat([head, ...ranges]);
-}
-
-interface Submission {
-  /** Of the values that will answer it. */
-  readonly bytes: number;
-  readonly work: () => Promise<Buffer>;
-}
-
 /** What a SUBMIT asks for, and how long its result will be; or what is wrong with its list. */
-function submission(unit: LogicalUnit, list: Buffer): Submission | ScsiResult {
+function submission(unit: LogicalUnit, nexus: Nexus, list: Buffer): Submission | ScsiResult {
   const layout = vendor.parameterListHeader;
   const reserved = layout.reservedBitSet(list);
   if (reserved) return invalidParameter(reserved.byte, reserved.bit);
@@ -325,7 +236,8 @@ function submission(unit: LogicalUnit, list: Buffer): Submission | ScsiResult {
   const data = list.subarray(layout.bytes);
   if (fields.dataLength !== data.length) return invalidParameter(layout.fields.dataLength.byte);
   if (fields.function === vendor.vendorFunction.findExtents) return found(unit, fields, data);
-  if (isOfHistories(fields.function)) return ofHistories(unit, fields, data);
+  const whole = ofUnit(unit, nexus, fields, data);
+  if (whole) return whole;
   // The list is the transport's buffer: what outlives the command is copied.
   const window = windowOf(unit, fields, Buffer.from(fields.initialValue), layout.fields, invalidParameter);
   if (isResult(window)) return window;
@@ -375,7 +287,7 @@ function submit(listByte: number) {
     if (list.length < parameterListLength) return refuse(checkCondition("parameterListLengthError"));
     let asked: ReturnType<typeof submission>;
     try {
-      asked = submission(unit, list.subarray(0, parameterListLength));
+      asked = submission(unit, request.nexus, list.subarray(0, parameterListLength));
     } catch (error) {
       if (!(error instanceof LayoutError)) throw error;
       return refuse(invalidParameter(error.byte, error.bit));

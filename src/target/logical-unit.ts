@@ -2,6 +2,7 @@
 //
 // Source: SAM-5, 5.14 (unit attention conditions). Attentions of one nexus are bounded: an equal one that is pending
 // already is not queued again.
+import { Semaphore } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
@@ -56,6 +57,8 @@ export class LogicalUnit {
   /** What goes on whatever becomes of the task that began it. */
   readonly #background = new Set<Promise<unknown>>();
   readonly #stopping = new AbortController();
+  /** One at a time looks at the volume's size, or changes it. */
+  readonly #sizing = new Semaphore(1);
   /** Nexuses by which the removal of the medium is prevented. */
   readonly #preventing = new Set<string>();
 
@@ -182,9 +185,29 @@ export class LogicalUnit {
 
   /** Looks at the size of the volume; initiators are told when it is another. */
   async remeasure(): Promise<boolean> {
-    const changed = await this.volume.remeasure();
-    if (changed) this.raiseAttention("capacityChanged");
-    return changed;
+    const leave = await this.#sizing.acquire();
+    try {
+      const changed = await this.volume.remeasure();
+      if (changed) this.raiseAttention("capacityChanged");
+      return changed;
+    } finally {
+      leave();
+    }
+  }
+
+  /** Makes the volume at least that long; initiators are told, but for the one that asked. @throws AgentError */
+  async grow(blocks: number, by: Nexus): Promise<void> {
+    const leave = await this.#sizing.acquire();
+    const before = this.volume.geometry.blocks;
+    // Who asked and is refused does not know that the volume has grown all the same, but not enough.
+    let asked: Nexus | undefined;
+    try {
+      await this.volume.grow(blocks);
+      asked = by;
+    } finally {
+      if (this.volume.geometry.blocks !== before) this.raiseAttention("capacityChanged", asked);
+      leave();
+    }
   }
 
   /**

@@ -136,6 +136,10 @@ export class UnitVolume implements Volume {
     return (await this.#volume.remeasure?.()) ?? false;
   }
 
+  async grow(blocks: number, signal?: AbortSignal): Promise<void> {
+    await this.#volume.grow?.(blocks, signal);
+  }
+
   [Symbol.asyncDispose](): PromiseLike<void> {
     return this.#volume[Symbol.asyncDispose]();
   }

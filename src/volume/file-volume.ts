@@ -24,6 +24,7 @@ import {
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  volumeBytes,
   type WriteOptions,
   windowBlocks,
 } from "./volume.ts";
@@ -60,6 +61,7 @@ export class FileVolume implements Volume {
       windowExtentsMax: 65535,
       windowBytesMax: 1024 * 1024 * 1024,
       windowsInFlight: 4,
+      grows: file.writable,
     };
   }
 
@@ -118,6 +120,27 @@ export class FileVolume implements Volume {
     if (blocks === 0 || blocks === this.#geometry.blocks) return false;
     this.#geometry = { blockBytes, blocks };
     return true;
+  }
+
+  async grow(blocks: number): Promise<void> {
+    await this.remeasure();
+    const { blockBytes } = this.#geometry;
+    if (blocks <= this.#geometry.blocks) return;
+    const [from, to] = [volumeBytes(this.#geometry), blocks * blockBytes];
+    const doing = `Cannot grow "${this.name}" from ${from} to ${to} bytes`;
+    if (this.blockDevice) {
+      throw new AgentError(
+        "size_mismatch",
+        `${doing}: the device has the size that was given to it; extend it with lvextend, or with what it was made by, and run it again`,
+      );
+    }
+    try {
+      await this.#file.grow(to);
+      await this.#file.flush();
+    } catch (error) {
+      throw growthError(doing, error);
+    }
+    this.#geometry = { blockBytes, blocks };
   }
 
   get blockDevice(): boolean {
@@ -301,6 +324,27 @@ export class FileVolume implements Volume {
       default:
         return new AgentError("io_error", `Cannot ${verb} ${what}"${this.name}": ${found}`, details);
     }
+  }
+}
+
+function growthError(doing: string, cause: unknown): unknown {
+  if (!(cause instanceof SystemError)) return cause;
+  switch (cause.code) {
+    case "EFBIG":
+      return new AgentError(
+        "no_space",
+        `${doing}: ${cause.message}; its file system, or a limit of the process (ulimit -f), takes no file of that size`,
+        { cause },
+      );
+    case "ENOSPC":
+    case "EDQUOT":
+      return new AgentError("no_space", `${doing}: ${cause.message}; make room and run it again`, { cause });
+    case "EROFS":
+    case "EPERM":
+    case "EINVAL": // it was opened for reading
+      return new AgentError("volume_readonly", `${doing}: ${cause.message}`, { cause });
+    default:
+      return new AgentError("io_error", `${doing}: ${cause.message}`, { cause });
   }
 }
 

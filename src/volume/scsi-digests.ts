@@ -7,13 +7,15 @@ import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { checkedNumber } from "../base/units.ts";
 import type { DigestSpec } from "../digest/spec.ts";
-import type { ScsiCommand, ScsiOutcome } from "../scsi/command.ts";
-import type { VendorPage } from "../scsi/inquiry-data.ts";
+import { type ScsiCommand, type ScsiOutcome, status } from "../scsi/command.ts";
+import { parseUuid, type VendorPage } from "../scsi/inquiry-data.ts";
+import { isCondition, type Sense } from "../scsi/sense.ts";
 import {
   answerHeader,
   changedRange,
   changesHeader,
   encodeDigests32,
+  growList,
   identifierSource,
   parameterListHeader,
   receive16,
@@ -24,7 +26,12 @@ import {
 } from "../scsi/vendor-commands.ts";
 import type { CompareAnswer, DigestAnswer, DigestWindow, GenerationChanges, Unreadable } from "./volume.ts";
 
-export type Execute = (command: ScsiCommand, signal?: AbortSignal) => Promise<ScsiOutcome>;
+/** A command that must end well, or with a sense that is `expected`. */
+export type Execute = (
+  command: ScsiCommand,
+  signal?: AbortSignal,
+  expected?: (sense: Sense) => boolean,
+) => Promise<ScsiOutcome>;
 
 /** An answer's head, checked against the window. */
 interface CheckedAnswer {
@@ -133,7 +140,7 @@ export class ScsiDigests {
     return outcome.dataIn;
   }
 
-  /** SUBMIT and RECEIVE, sent back to back: RECEIVE waits for its SUBMIT. */
+  /** The Data-In that answers a question about a window. */
   async #exchange(
     window: DigestWindow,
     func: number,
@@ -141,15 +148,23 @@ export class ScsiDigests {
     allocationLength: number,
     signal?: AbortSignal,
   ): Promise<Buffer> {
+    const { initialValue } = window;
+    const asked = { ...this.#question(window), function: func, initialValue };
+    return (await this.#submit(asked, data, allocationLength, signal)).dataIn;
+  }
+
+  /** SUBMIT and RECEIVE, sent back to back: RECEIVE waits for its SUBMIT. */
+  async #submit(
+    asked: Parameters<typeof parameterListHeader.encode>[0],
+    data: readonly Buffer[],
+    allocationLength: number,
+    signal?: AbortSignal,
+    expected?: (sense: Sense) => boolean,
+  ): Promise<ScsiOutcome> {
     const listIdentifier = this.#nextList;
     this.#nextList = listIdentifier === 0xffffffff ? 1 : listIdentifier + 1;
     const dataLength = lengthOf(data);
-    const header = parameterListHeader.encode({
-      ...this.#question(window),
-      function: func,
-      dataLength,
-      initialValue: window.initialValue,
-    });
+    const header = parameterListHeader.encode({ ...asked, dataLength });
     const parameterListLength = header.length + dataLength;
     const [submit, receive] = this.#wide ? [submit32, receive32] : [submit16, receive16];
     const submitted = this.#execute(
@@ -159,12 +174,13 @@ export class ScsiDigests {
     const received = this.#execute(
       { cdb: receive.encode({ listIdentifier, allocationLength }), dataInBytes: allocationLength },
       signal,
+      expected,
     );
     // A SUBMIT that failed explains more than the RECEIVE that then finds nothing.
     const [submitOutcome, receiveOutcome] = await Promise.allSettled([submitted, received]);
     if (submitOutcome.status === "rejected") throw submitOutcome.reason;
     if (receiveOutcome.status === "rejected") throw receiveOutcome.reason;
-    return receiveOutcome.value.dataIn;
+    return receiveOutcome.value;
   }
 
   /** FIND EXTENTS, of what the catalogue is of: `wanted` holds `count` identifiers. */
@@ -233,6 +249,16 @@ export class ScsiDigests {
     } catch (error) {
       throw this.#violation(`changes since a generation: ${(error as Error).message}`);
     }
+  }
+
+  /** GROW: true once the unit has so many blocks; false if what lies behind it has to be extended by somebody else first. */
+  async grow(blocks: number, signal?: AbortSignal): Promise<boolean> {
+    const volumeUuid = parseUuid(this.#page.volumeUuid);
+    const list = growList.encode({ volumeUuid, numberOfBlocks: BigInt(blocks) });
+    const refused = (sense: Sense) => isCondition(sense, "commandSequenceError");
+    const asked = { function: vendorFunction.grow };
+    const outcome = await this.#submit(asked, [list], answerHeader.bytes, signal, refused);
+    return outcome.status === status.good;
   }
 
   #violation(what: string): AgentError {

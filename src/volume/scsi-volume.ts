@@ -21,6 +21,7 @@ import { ScsiExtents } from "./scsi-extents.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
 import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
+import { growUnit } from "./unit-growth.ts";
 import { checkSameUnit, unitIdentity, unitTraits, unitTransferBlocksMax } from "./unit-traits.ts";
 import {
   type CompareAnswer,
@@ -50,10 +51,7 @@ const noVerdict = (unreadable: Unreadable): CompareAnswer => ({ different: [], e
 
 export class ScsiVolume implements Volume {
   readonly name: string;
-  readonly geometry: Geometry;
   readonly identity: VolumeIdentity;
-  readonly traits: VolumeTraits;
-  readonly facts: UnitFacts;
   readonly #device: ScsiDevice;
   readonly #commands: UnitCommands;
   readonly #digests: ScsiDigests | undefined;
@@ -62,25 +60,29 @@ export class ScsiVolume implements Volume {
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
   #unflushedSince: number | undefined;
+  #facts: UnitFacts;
+  #traits: VolumeTraits;
+  /** The blocks that it was asked to have, while that is under way. */
+  #growingTo: number | undefined;
 
   private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
     this.#device = device;
     this.#commands = new UnitCommands(device, clock);
-    this.facts = facts;
+    this.#facts = facts;
     this.name = device.name;
-    this.geometry = { blockBytes: facts.blockBytes, blocks: facts.blocks };
     this.identity = unitIdentity(facts, device.localKeys);
     const page = facts.vendorPage;
     const wide = device.cdbBytesMax >= 32;
     const { blockBytes } = facts;
     const commandBytes = device.transferBytesPreferred;
-    this.#digests = page && new ScsiDigests(this.name, page, wide, (c, s) => this.#commands.execute(c, s));
+    this.#digests =
+      page && new ScsiDigests(this.name, page, wide, (c, s, e) => this.#commands.execute(c, s, e));
     const transport = { wide, blockBytes, commandBytesMax: commandBytes };
     this.#extents =
       page &&
       new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#commands.execute(c, s, expected));
     this.#mapping = new ScsiMapping(this.name, (c, s) => this.#commands.execute(c, s));
-    this.traits = unitTraits(facts, this.#extents, commandBytes);
+    this.#traits = unitTraits(facts, this.#extents, commandBytes);
     this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
 
@@ -95,6 +97,19 @@ export class ScsiVolume implements Volume {
       await device[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  get facts(): UnitFacts {
+    return this.#facts;
+  }
+
+  get geometry(): Geometry {
+    const { blockBytes, blocks } = this.#facts;
+    return { blockBytes, blocks };
+  }
+
+  get traits(): VolumeTraits {
+    return this.#traits;
   }
 
   get traffic(): { sent: number; received: number } {
@@ -324,6 +339,19 @@ export class ScsiVolume implements Volume {
     return { different, extents: own.extents, unreadable: own.unreadable };
   }
 
+  async grow(blocks: number, signal?: AbortSignal): Promise<void> {
+    if (blocks <= this.geometry.blocks) return;
+    const { name, facts } = this;
+    this.#growingTo = blocks;
+    try {
+      const unit = { name, facts, commands: this.#commands, digests: this.#digests };
+      this.#facts = await growUnit(unit, blocks, signal);
+    } finally {
+      this.#growingTo = undefined;
+    }
+    this.#traits = unitTraits(this.facts, this.#extents, this.#device.transferBytesPreferred);
+  }
+
   async changeMark(): Promise<string | undefined> {
     return undefined; // nothing tells an initiator who else writes
   }
@@ -373,6 +401,6 @@ export class ScsiVolume implements Volume {
 
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
     this.#commands.reconnected();
-    checkSameUnit(this.name, this.facts, await readUnitFacts(execute, this.name));
+    checkSameUnit(this.name, this.facts, await readUnitFacts(execute, this.name), this.#growingTo);
   }
 }

@@ -69,8 +69,20 @@ export class UnitCommands {
     }
   }
 
+  /** One command as it ends, whatever that is. */
+  async once(command: ScsiCommand, signal?: AbortSignal): Promise<ScsiOutcome> {
+    const outcome = await this.#device.execute(command, signal);
+    if (outcome.sense?.key === 0x6) this.#noticeReset(outcome.sense);
+    return outcome;
+  }
+
+  /** After a power on or a reset its volatile cache may be gone. */
+  #noticeReset(sense: Sense): void {
+    if (sense.asc === 0x29) this.#epoch++;
+  }
+
   #attention(sense: Sense): void {
-    if (sense.asc === 0x29) this.#epoch++; // power on or reset: its volatile cache may be gone
+    this.#noticeReset(sense);
     if (isCondition(sense, "capacityChanged")) {
       throw new AgentError("size_mismatch", `${this.#device.name} changed its size while it was used`);
     }

@@ -59,6 +59,7 @@ export function unitTraits(
     copiesExtents: lists?.copies ?? false,
     keepsHistories: catalogue !== undefined && (page?.histories ?? false),
     findsExtents: catalogue !== undefined && (page?.findExtents ?? false),
+    grows: page?.grow ?? false,
   };
 }
 
@@ -70,10 +71,10 @@ export function unitTransferBlocksMax(facts: UnitFacts, commandBytes: number): n
 }
 
 /**
- * Checks that what answers after a reconnection is the unit that was there before, of the same size.
- * @throws AgentError `identity_mismatch`, `size_mismatch`
+ * Checks that what answers now is the unit that was there before, of the same size; `growingTo`: or of the size that it was
+ * asked to have. @throws AgentError `identity_mismatch`, `size_mismatch`
  */
-export function checkSameUnit(name: string, before: UnitFacts, now: UnitFacts): void {
+export function checkSameUnit(name: string, before: UnitFacts, now: UnitFacts, growingTo?: number): void {
   const [was, is] = [unitKeys(before), unitKeys(now)];
   if (was.length !== is.length || is.some((key, i) => key !== was[i])) {
     throw new AgentError(
@@ -82,7 +83,8 @@ export function checkSameUnit(name: string, before: UnitFacts, now: UnitFacts): 
         `${is[0] ?? "nameless"}; nothing more was written`,
     );
   }
-  if (now.blocks !== before.blocks || now.blockBytes !== before.blockBytes) {
+  const fits = now.blocks === before.blocks || now.blocks === growingTo;
+  if (!fits || now.blockBytes !== before.blockBytes) {
     throw new AgentError(
       "size_mismatch",
       `${name} has another size after the reconnection; nothing more was written`,

@@ -59,6 +59,8 @@ export interface VolumeTraits {
   readonly findsExtents?: boolean;
   /** changesSince(), beginGeneration() and commitGeneration() are there, for extents as the catalogue has them. */
   readonly keepsHistories?: boolean;
+  /** grow() is there, and its peer has it; absent: no. */
+  readonly grows?: boolean;
 }
 
 export interface ReadOptions {
@@ -248,6 +250,13 @@ export interface Volume extends AsyncDisposable {
 
   /** Looks whether the volume has grown or shrunk, which `geometry` tells then; absent where nobody serves it. */
   remeasure?(): Promise<boolean>;
+
+  /**
+   * Makes the volume at least `blocks` long, which `geometry` tells then; it is never made shorter. What is new of a file reads
+   * as zeros. The new size is on the medium when this resolves. @throws AgentError `no_space`; `size_mismatch` for what
+   * somebody else has to extend first
+   */
+  grow?(blocks: number, signal?: AbortSignal): Promise<void>;
 
   /** Something that changes whenever the volume may have been written to, or undefined where that can't be told. */
   changeMark(): Promise<string | undefined>;

@@ -51,6 +51,8 @@ export interface Surroundings {
   readonly blocks: number;
   /** NAA designators that EXTENDED COPY may name. */
   readonly designators: readonly Buffer[];
+  /** UUIDs of units, 16 bytes each. */
+  readonly uuids: readonly Buffer[];
   /** The names of ports that a registration may be given to. */
   readonly ports: readonly string[];
 }
@@ -133,15 +135,30 @@ function extendedCopyList(random: Random, { blocks, blockBytes, designators }: S
   return Buffer.concat([head, ...targets, ...segments]);
 }
 
-function submitList(random: Random): Buffer {
+/** What GROW is asked for: a little more most of the time, too little, or what nobody has. */
+function growthData(random: Random, { blocks, uuids }: Surroundings): Buffer {
+  const wanted = oneOf(random, [
+    blocks + below(random, 64),
+    blocks + below(random, 64),
+    below(random, blocks),
+  ]);
+  const absurd = oneOf(random, [1n << 40n, 1n << 44n, 1n << 63n, 0xffff_ffff_ffff_ffffn]);
+  return vendor.growList.encode({
+    volumeUuid: chance(random, 0.9) ? oneOf(random, uuids) : bytesOf(random, 16),
+    numberOfBlocks: chance(random, 0.2) ? absurd : BigInt(wanted),
+  });
+}
+
+function submitList(random: Random, around: Surroundings): Buffer {
   const extentSize = below(random, 6);
   const extents = below(random, 20);
-  const func = oneOf(random, [1, 1, 2, 3, 6, 7, 8, 9, 10]);
+  const func = oneOf(random, [1, 1, 2, 3, 6, 7, 8, 9, 10, 11]);
   const wide = chance(random, 0.3);
   // Functions of histories have a pair, of which there are few, and a generation.
   const pair = Buffer.alloc(func === 9 ? 16 : 32, below(random, 3));
   const bytes = func === 6 ? 32 : wide ? 16 : 8;
-  const values = func === 1 ? Buffer.alloc(0) : func >= 7 ? pair : bytesOf(random, extents * bytes);
+  const ofUnit = func === 10 ? growthData(random, around) : pair;
+  const values = func === 1 ? Buffer.alloc(0) : func >= 7 ? ofUnit : bytesOf(random, extents * bytes);
   const head = vendor.parameterListHeader.encode({
     function: func,
     digest: func === 6 ? 2 : below(random, 6),

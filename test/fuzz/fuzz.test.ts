@@ -24,6 +24,7 @@ test("the same seed gives the same commands, and every command is among them", (
     blockBytes: 512,
     blocks: 1024,
     designators: [Buffer.alloc(8)],
+    uuids: [Buffer.alloc(16)],
     ports: ["iqn.x:y,i,0x800000000001"],
   };
   const all = () => {

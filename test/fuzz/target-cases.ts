@@ -4,6 +4,7 @@
 // somebody else goes on undisturbed, rules that are kept are answered by the rules, no fault is logged, memory is
 // bounded, and nobody gets in without the secret.
 import { readFile } from "node:fs/promises";
+import { AgentError } from "../../src/base/errors.ts";
 import { Catalogue } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
 import { TreeShape } from "../../src/catalogue/shape.ts";
@@ -50,11 +51,28 @@ async function catalogued(volume: Volume): Promise<Volume> {
     random: systemRandom,
     histories: await memoryHistories(extents),
     discard: async () => {},
+    grow: async () => {},
     log: () => {},
   });
   await made.digest(0, extents);
   await catalogue.believe(catalogue.ready(0).whole, () => made.flush());
   return made;
+}
+
+/** The volume, which the disk has no room for beyond `most` blocks: what else grows would fill the machine's. */
+function bounded(volume: Volume, most: number): Volume {
+  return new Proxy(volume, {
+    get(target, property) {
+      if (property === "grow") {
+        return async (wanted: number) => {
+          if (wanted > most) throw new AgentError("no_space", "the disk is full");
+          await target.grow!(wanted);
+        };
+      }
+      const value: unknown = Reflect.get(target, property, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 }
 
 export class FuzzedTarget implements AsyncDisposable {
@@ -87,7 +105,10 @@ export class FuzzedTarget implements AsyncDisposable {
     );
     const target = await TestTarget.serving([plain(), canaries, plain(), plain(), plain()], {
       access: new AccessPolicy(rules),
-      wrap: async (volume, lun) => (lun === 2 || lun === 4 ? catalogued(volume) : volume),
+      wrap: async (volume, lun) => {
+        const small = bounded(volume, 2 * blocks);
+        return lun === 2 || lun === 4 ? catalogued(small) : small;
+      },
     });
     const guarded = await TestTarget.serving([canaries], {
       chap: {
@@ -105,7 +126,8 @@ export class FuzzedTarget implements AsyncDisposable {
     // Also the hidden one's name is known to attackers.
     const designators = [...luns[who], 1].map((each) => this.target.units[each]!.naa);
     const ports = [`${names[who]},i,0x800102030405`, `${names.canary},i,0x80cccccccccc`, names.wild];
-    return { blockBytes, blocks, designators, ports };
+    const uuids = [...luns[who], 1].map((each) => this.target.units[each]!.uuid);
+    return { blockBytes, blocks, designators, uuids, ports };
   }
 
   /** What must hold after every case. */

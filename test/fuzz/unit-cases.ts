@@ -97,7 +97,7 @@ export async function lyingUnitCase(random: Random): Promise<void> {
       const count = Math.min(blocks - lba, 1 + below(random, 32));
       const window = { lba, blocks: count };
       await agent(async () => {
-        switch (below(random, 9)) {
+        switch (below(random, 10)) {
           case 0:
             return volume.read(lba, Buffer.alloc(count * blockBytes), { fresh: chance(random, 0.5) });
           case 1:
@@ -143,6 +143,13 @@ export async function lyingUnitCase(random: Random): Promise<void> {
             if (!volume.traits.copiesExtents) return;
             const copied = await volume.copyExtents(copies, digest);
             demand(copied.length === copies.length, () => `${copied.length} of ${copies.length}`);
+            return;
+          }
+          case 8: {
+            const wanted = Math.min(blocks, 256) + below(random, 64);
+            await volume.grow(wanted);
+            const { geometry } = volume;
+            demand(geometry.blocks >= wanted, () => `${geometry.blocks} blocks instead of ${wanted}`);
             return;
           }
           default: {

@@ -1,8 +1,8 @@
-// A file that is closed while requests are made and under way.
-import { randomBytes } from "node:crypto";
+// A file that is closed while requests are made and under way, that gets shorter, or longer.
+import { createHash, randomBytes } from "node:crypto";
 import { readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { parseDigestSpec } from "../../src/digest/spec.ts";
+import { parseDigestSpec, programOf } from "../../src/digest/spec.ts";
 import { BlockFile } from "../../src/platform/block-file.ts";
 import { FileVolume } from "../../src/volume/file-volume.ts";
 import { LoopDevice, loopDevicesWork } from "../support/loop.ts";
@@ -83,3 +83,33 @@ test.skipIf(!(await loopDevicesWork()))(
     expect(buffer.equals(content)).toBe(true);
   },
 );
+
+test("a file grows by a hole, and never gets shorter; what is behind its old end is digested as it is", async () => {
+  await using folder = await WorkFolder.make();
+  const path = folder.file("a");
+  const content = randomBytes(65536);
+  await writeFile(path, content);
+  await using file = await BlockFile.open(path, true);
+  await file.grow(4 * 65536);
+  await file.grow(65536);
+  await file.flush();
+  expect((await readFile(path)).equals(Buffer.concat([content, Buffer.alloc(3 * 65536)]))).toBe(true);
+  expect((await stat(path)).blocks * 512).toBeLessThan(2 * 65536);
+  expect(await file.nextData(65536, 3 * 65536)).toBeUndefined();
+  await file.write(2 * 65536, [content]);
+  const { values, count } = await file.identify({
+    program: programOf(parseDigestSpec("sha256")),
+    offset: 0,
+    bytes: 4 * 65536,
+    extentBytes: 65536,
+    blockBytes: 512,
+    output: "identifiers",
+    width: 32,
+  });
+  const sha256 = (data: Buffer) => createHash("sha256").update(data).digest("hex");
+  const [data, zeros] = [sha256(content), sha256(Buffer.alloc(65536))];
+  const found = Array.from({ length: count }, (_, i) => values.toString("hex", 32 * i, 32 * i + 32));
+  expect(found).toEqual([data, zeros, data, zeros]);
+  await using reader = await BlockFile.open(path, false);
+  await expect(reader.grow(8 * 65536)).rejects.toMatchObject({ code: "EINVAL" });
+});

@@ -185,6 +185,7 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   catalogueState: fc.nat(3),
   findExtents: fc.boolean(),
   histories: fc.boolean(),
+  grow: fc.boolean(),
   catalogueDigest: fc.nat(255),
   catalogueExtentSize: fc.nat(255),
   catalogueFanOut: fc.nat(7),

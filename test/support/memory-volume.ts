@@ -32,6 +32,8 @@ export class MemoryVolume implements Volume {
   readonly unwritable = new Set<number>();
   /** Blocks that can be written yet before the disk is full. */
   room = Number.POSITIVE_INFINITY;
+  /** It does not grow beyond this. */
+  blocksMax = 65_536;
   /** Called before every operation; may change anything. A flush waits for what it returns. */
   before: (operation: string) => unknown = () => undefined;
   holes = false;
@@ -57,6 +59,7 @@ export class MemoryVolume implements Volume {
       windowExtentsMax: 65535,
       windowBytesMax: 1 << 30,
       windowsInFlight: 3,
+      grows: true,
       ...traits,
     };
   }
@@ -156,6 +159,19 @@ export class MemoryVolume implements Volume {
 
   get lostWrites(): number {
     return this.#durability.lost;
+  }
+
+  /** What is new is on the medium, and zeros. */
+  async grow(blocks: number): Promise<void> {
+    this.before("grow");
+    const { blockBytes } = this.geometry;
+    const more = blocks - this.geometry.blocks;
+    if (more <= 0) return;
+    if (blocks > this.blocksMax) throw new AgentError("no_space", `${this.name} can't have ${blocks} blocks`);
+    const zeros = Buffer.alloc(more * blockBytes);
+    this.cache = Buffer.concat([this.cache, zeros]);
+    this.medium = Buffer.concat([this.medium, zeros]);
+    this.geometry = { blockBytes, blocks };
   }
 
   /** Runs of zeros count as holes, where `holes` says so. */

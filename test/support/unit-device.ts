@@ -13,6 +13,8 @@ export class UnitDevice implements ScsiDevice {
   /** May change a command on its way, or an outcome on its way back. */
   before: (command: ScsiCommand) => ScsiCommand = (command) => command;
   after: (outcome: ScsiOutcome, command: ScsiCommand) => ScsiOutcome = (outcome) => outcome;
+  /** What the volume does after a reconnection. */
+  recognize: (execute: (command: ScsiCommand) => Promise<ScsiOutcome>) => Promise<void> = async () => {};
   readonly #nexus = nexusOf(1);
 
   constructor(target = new UnitUnderTest(), { cdbBytesMax = 32, transferBytesPreferred = 1024 * 1024 } = {}) {
@@ -30,7 +32,10 @@ export class UnitDevice implements ScsiDevice {
     return this.commands.filter((command) => same(command.cdb));
   }
 
-  onReconnect(): void {}
+  onReconnect(check: typeof this.recognize): void {
+    this.recognize = check;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {}
 
   async execute(asked: ScsiCommand): Promise<ScsiOutcome> {

@@ -10,6 +10,7 @@ export const blankPage: VendorPage = {
   catalogueState: 0,
   findExtents: false,
   histories: false,
+  grow: false,
   catalogueDigest: 0,
   catalogueExtentSize: 0,
   catalogueFanOut: 0,

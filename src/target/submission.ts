@@ -1,0 +1,48 @@
+// What SUBMIT and ENCODE DIGESTS have in common with whatever they begin: the work, its answer, and why there is none.
+import { AgentError } from "../base/errors.ts";
+import * as vendor from "../scsi/vendor-commands.ts";
+import type { DigestAnswer, DigestWindow } from "../volume/volume.ts";
+import { checkCondition, type ScsiResult } from "./scsi-task.ts";
+import { failedResult } from "./volume-errors.ts";
+
+/** What a SUBMIT asks for, once its list is checked. */
+export interface Submission {
+  /** Of the values that will answer it. */
+  readonly bytes: number;
+  readonly work: () => Promise<Buffer>;
+}
+
+export const nothing: Buffer = Buffer.alloc(0);
+
+/** Head and values. @throws AgentError `medium_error` if there is no value at all */
+export function answer(
+  window: Pick<DigestWindow, "lba" | "width">,
+  values: Buffer,
+  digests: Omit<DigestAnswer, "values">,
+): Buffer {
+  const { extents, unreadable } = digests;
+  if (unreadable && extents === 0) {
+    throw new AgentError("medium_error", unreadable.reason, { lba: unreadable.lba });
+  }
+  const head = vendor.answerHeader.encode({
+    availableLength: vendor.answerHeader.bytes - 4 + values.length,
+    partial: unreadable !== undefined,
+    width: window.width === 16,
+    numberOfExtents: extents,
+    logicalBlockAddress: BigInt(window.lba),
+    unreadableLogicalBlockAddress: BigInt(unreadable?.lba ?? 0),
+  });
+  return Buffer.concat([head, values]);
+}
+
+/** The result where there is no answer. */
+export function notAnswered(error: unknown): ScsiResult {
+  if (error instanceof AgentError) {
+    // Only the catalogue was wanted, and does not know.
+    if (error.code === "not_known")
+      return checkCondition("commandSequenceError", { information: error.lba ?? 0 });
+    // What lies behind the unit has to be extended by its administrator first.
+    if (error.code === "size_mismatch") return checkCondition("commandSequenceError");
+  }
+  return failedResult(error, "read");
+}
