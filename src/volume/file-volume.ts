@@ -136,7 +136,7 @@ export class FileVolume implements Volume {
     }
     try {
       await this.#file.grow(to);
-      await this.#file.flush();
+      await this.#durability.run(() => this.#file.flush());
     } catch (error) {
       throw growthError(doing, error);
     }

@@ -19,14 +19,15 @@ const sectorBytes = 512;
 /** Who waits, until the schedule lets one go on. */
 export class Schedule {
   readonly #random: Random;
-  #waiting: { life: Life; resume: () => void }[] = [];
+  #waiting: { life: Life; lazy: boolean; resume: () => void }[] = [];
 
   constructor(random: Random) {
     this.#random = random;
   }
 
-  wait(life: Life): Promise<void> {
-    return new Promise((resume) => this.#waiting.push({ life, resume }));
+  /** `lazy`: long enough for all the others to come and go. */
+  wait(life: Life, lazy: boolean): Promise<void> {
+    return new Promise((resume) => this.#waiting.push({ life, lazy, resume }));
   }
 
   /** Of what waits in this life nothing goes on. */
@@ -42,7 +43,10 @@ export class Schedule {
   /** Lets one of those who wait go on; false if nobody does. */
   async step(): Promise<boolean> {
     await this.turns();
-    const [next] = this.#waiting.splice(below(this.#random, this.#waiting.length), 1);
+    const eager = this.#waiting.filter(({ lazy }) => !lazy);
+    const candidates = eager.length > 0 && this.#random() < 0.99 ? eager : this.#waiting;
+    const next = candidates[below(this.#random, candidates.length)];
+    this.#waiting = this.#waiting.filter((each) => each !== next);
     next?.resume();
     await this.turns();
     return next !== undefined;
@@ -60,8 +64,8 @@ export class Life {
     this.#death.promise.catch(() => {});
   }
 
-  pause(): Promise<void> {
-    return this.dead ? new Promise(() => {}) : this.#schedule.wait(this);
+  pause(lazy = false): Promise<void> {
+    return this.dead ? new Promise(() => {}) : this.#schedule.wait(this, lazy);
   }
 
   die(): void {
@@ -200,7 +204,7 @@ export class SimVolume extends MemoryVolume {
     const half = below(this.#random, data.length / blockBytes + 1) * blockBytes;
     await this.life.pause();
     this.#put(lba, data.subarray(0, half));
-    for (let pauses = oneOf(this.#random, [1, 1, 20]); pauses > 0; pauses--) await this.life.pause();
+    await this.life.pause(this.#random() < 0.2);
     this.#put(lba + half / blockBytes, data.subarray(half));
     await this.life.pause();
   }
