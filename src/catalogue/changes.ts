@@ -16,14 +16,13 @@ export async function changesSince(
   histories: Histories,
   pair: string,
 ): Promise<GenerationChanges | undefined> {
-  const { shape } = catalogue;
   const generation = histories.generation(pair);
-  if (generation === undefined || !catalogue.isKept) return undefined;
+  if (generation === undefined || catalogue.lost) return undefined;
   // What is in doubt first: it is in the history by the time at which it is believed again. The other way round, a region
   // might be believed between the two looks, and named by neither.
   const doubtful: Range[] = [];
   for await (const region of catalogue.doubtful()) {
-    append(doubtful, region * fanOut, shape.nodesIn(0, region));
+    append(doubtful, region * fanOut, catalogue.shape.nodesIn(0, region));
     if (doubtful.length > rangesMax) return undefined;
   }
   const recorded: Range[] = [];
@@ -31,11 +30,10 @@ export async function changesSince(
     for (const index of indexes) append(recorded, region * fanOut + index, 1);
     if (recorded.length > rangesMax) return undefined;
   }
-  // A generation that was committed meanwhile, a catalogue that was thrown away or has grown is another story.
-  if (histories.generation(pair) !== generation || !catalogue.isKept || catalogue.shape !== shape)
-    return undefined;
+  // A generation that was committed meanwhile, or a catalogue that was thrown away, is another story.
+  if (histories.generation(pair) !== generation || catalogue.lost) return undefined;
   const changed = union(doubtful, recorded);
-  const unchanged = complement(changed, shape.nodes[0]!);
+  const unchanged = complement(changed, catalogue.shape.nodes[0]!);
   return {
     generation: Buffer.from(generation, "hex"),
     ...(unchanged.length < changed.length
