@@ -17,6 +17,8 @@ import { fanOut, regionOf, TreeShape } from "./shape.ts";
 
 /** Regions that are gone through before others have their turn. */
 const yieldRegions = 256;
+/** Pages that are read at a time. */
+const pagesAhead = 16;
 export const extentKnowledge = { unknown: 0, known: 1, suspect: 2 } as const;
 
 export interface Lookup {
@@ -194,7 +196,13 @@ export class Catalogue {
     const identifiers = Buffer.alloc(extents * identifierBytes);
     const knowledge = new Uint8Array(extents);
     if (!this.isKept) return { identifiers, knowledge };
-    for (let number = regionOf(first); number <= regionOf(first + extents - 1); number++) {
+    const last = regionOf(first + extents - 1);
+    for (let number = regionOf(first); number <= last; number++) {
+      // Several on their way at a time.
+      if ((number - regionOf(first)) % pagesAhead === 0) {
+        const ahead = Array.from({ length: Math.min(pagesAhead, last + 1 - number) }, (_, i) => number + i);
+        await Promise.all(ahead.map((each) => this.#store.page(0, each)));
+      }
       const believed = await this.#believedLeaves(number);
       const stored = believed ?? (await this.#store.page(0, number));
       // Nothing is awaited from here on: what is known now is known.

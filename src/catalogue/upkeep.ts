@@ -54,18 +54,24 @@ export class Upkeep {
     if (catalogue.takeForgotten() && !this.sweeping) this.sweep();
     const begunMs = this.#clock.monotonicMs();
     if (begunMs < this.#restUntilMs) return;
-    while (this.sweeping && !this.#stopped && this.#clock.monotonicMs() - begunMs < stepMs) {
-      await this.#sweepOn();
+    const goesOn = () => this.sweeping && !this.#stopped && this.#clock.monotonicMs() - begunMs < stepMs;
+    while (goesOn()) {
+      for (let digested = 0; goesOn() && digested < believedAtOnce; ) digested += await this.#sweepOn();
       await this.settle(idleMs);
     }
     const nowMs = this.#clock.monotonicMs();
     this.#restUntilMs = nowMs + (dutyParts - 1) * (nowMs - begunMs);
   }
 
-  async #sweepOn(): Promise<void> {
+  /** Returns how many regions it digested. */
+  async #sweepOn(): Promise<number> {
     const { value, done } = await this.#sweep!.next();
-    if (done) this.#sweep = undefined;
-    else await this.#digest(value);
+    if (done) {
+      this.#sweep = undefined;
+      return 0;
+    }
+    await this.#digest(value);
+    return value.count;
   }
 
   /** Regions that are not believed, as many as are digested in one go. */
@@ -107,10 +113,15 @@ export class Upkeep {
 
   /** Digests all that is not believed, without resting. */
   async fill(signal: AbortSignal): Promise<void> {
-    for await (const regions of this.#doubtful()) {
+    let digested = 0;
+    for await (const { first, count } of this.#doubtful()) {
       signal.throwIfAborted();
-      await this.#digest(regions);
+      await this.#digest({ first, count });
+      digested += count;
+      // To believe costs three flushes, however much it is.
+      if (digested < believedAtOnce) continue;
       await this.settle(0);
+      digested = 0;
     }
     await this.settle(0);
   }
