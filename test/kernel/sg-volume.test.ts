@@ -199,7 +199,8 @@ describe.skipIf(absent !== undefined)("a LUN of a Linux kernel", () => {
     await packProgram(folder.path);
     await using served = await serve(["--lun", lun, "--state-dir", folder.file("state")]);
     const { port, portal, target } = partsOf(served.url);
-    // The kernel gives a command as much time again if it was sent later than it was made (iscsi_eh_cmd_timed_out()).
+    // The kernel gives a command as much time again if it was sent later than it was made (iscsi_eh_cmd_timed_out()), and
+    // looks once a second.
     const guest = await Guest.boot(
       `${attached}
       attach ${portal} ${target} node.conn[0].timeo.noop_out_interval=0 \\
@@ -210,7 +211,7 @@ describe.skipIf(absent !== undefined)("a LUN of a Linux kernel", () => {
       until [ -e /share/silent ]; do sleep 0.2; done
       lunsync inquiry 'sg:/dev/sg0?timeout=2' --json >/run/said 2>/dev/null &
       until [ "$(cat $count)" != "$before" ]; do sleep 0.2; done
-      sleep 3
+      sleep 7
       echo late
       wait
       cat /run/said`,
