@@ -17,7 +17,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
   initiator: ["base", "platform", "scsi", "iscsi"],
   target: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   catalogue: ["base", "platform", "digest", "volume"],
-  truth: ["base"],
+  truth: ["base", "platform"],
   replicate: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   cli: [
     "base",
@@ -36,6 +36,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
 /** Modules of Node that only some places may use. */
 const guarded: Readonly<Record<string, RegExp>> = {
   "node:net": /^(platform\/(tcp|outbox|network-set)|initiator\/connection|target\/(connection|target))\.ts$/,
+  "node:sqlite": /^truth\/sqlite-worker\.ts$/,
   "node:module": /^platform\/native\.ts$/,
   "node:fs": /^(platform|cli)\//,
   "node:fs/promises": /^(platform\/|cli\/|volume\/file-volume|replicate\/(range-log|before-images|undo))/,

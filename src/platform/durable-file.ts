@@ -74,3 +74,18 @@ export async function makeFile(path: string, bytes: number): Promise<void> {
   }
   await syncFolder(path);
 }
+
+/**
+ * Makes an empty file that only its owner may read where there is none, and its folders. A file that is there is not even
+ * opened: closing it would end the locks that this process has on it.
+ */
+export async function makePrivateFile(path: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  try {
+    await using _file = await open(path, "wx", 0o600);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return;
+    throw error;
+  }
+  await syncFolder(path);
+}

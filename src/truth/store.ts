@@ -76,12 +76,20 @@ export interface Lease {
   readonly set: string;
   /** Higher than that of every earlier lease of the set. */
   readonly fence: number;
-  /** @throws AgentError `not_known` if somebody else has it now */
+  /**
+   * For as long as it was taken, from now. Also after it has run out, if nobody has taken it since.
+   *
+   * @throws AgentError `not_known` if somebody else has it now
+   */
   renew(): Promise<void>;
+  /** Nothing happens if it is lost already. */
   release(): Promise<void>;
 }
 
-/** What one transaction does; its calls may be many, and are in order of their page or extent numbers. */
+/**
+ * What one transaction does; its calls may be many, best in order of their page or extent numbers. Buffers are lent until the
+ * call resolves. After a call has failed, so does the transaction.
+ */
 export interface Transaction {
   putTruth(page: TruthPage): Promise<void>;
   /** All entries of the member for the extents of this page are these; none if empty. */
@@ -98,34 +106,45 @@ export interface Transaction {
 }
 
 export interface TruthStore extends AsyncDisposable {
-  /** @throws AgentError `usage` if there is one of that name */
+  /** Members get the numbers 1, 2, … in this order. @throws AgentError `usage` if there is one of that name */
   createSet(
     facts: Omit<SetFacts, "generation" | "paused" | "blocks">,
     members: readonly Omit<Member, "id">[],
   ): Promise<void>;
+  /** In the order in which they were made. */
   sets(): Promise<SetFacts[]>;
   /** @throws AgentError `not_known` */
   set(name: string): Promise<{ readonly facts: SetFacts; readonly members: readonly Member[] }>;
   /** With all of its truth and tables. */
   removeSet(lease: Lease): Promise<void>;
+  /** Its number. @throws AgentError `usage` if there is one of that name */
   addMember(lease: Lease, member: Omit<Member, "id">): Promise<number>;
+  /** And its entries. Pages go on naming it as an origin; its number is not given again. @throws AgentError `not_known` */
   removeMember(lease: Lease, id: number): Promise<void>;
 
   /**
    * The right to write a set, for `ttlMs` from now and from each renewal; undefined if somebody else has it. `owner` says who:
-   * it is named to those who ask in vain.
+   * it is named to those who ask in vain; two of one name are still two.
+   *
+   * @throws AgentError `not_known` if there is no such set
    */
   acquire(set: string, owner: string, ttlMs: number): Promise<Lease | undefined>;
-  /** Who holds the lease, and until when (ms since 1970). */
+  /** Who holds the lease, and until when (ms since 1970): that may be past, if nobody has taken it since. */
   holder(set: string): Promise<{ readonly owner: string; readonly untilMs: number } | undefined>;
 
-  /** Runs `action` in one transaction. @throws AgentError `not_known` if the lease was lost; what `action` throws: nothing is kept */
+  /**
+   * Runs `action` in one transaction, and renews the lease with it. It may read from the store meanwhile (it gets what was
+   * before), but not write in any other way: it would wait for itself.
+   *
+   * @throws AgentError `not_known` if the lease was lost; what `action` throws: nothing is kept. Also if the transaction can't
+   * be brought to its end, or is in doubt: whoever gathers again is right in any case
+   */
   write(lease: Lease, action: (transaction: Transaction) => Promise<void>): Promise<void>;
 
-  /** Pages from `first` on, in order, `count` at most; those that were never written are left out. */
+  /** Those of the `count` pages from `first` on that were ever written, in order. */
   truth(set: string, first: number, count: number): Promise<TruthPage[]>;
   /** Entries of a member in these pages, in order. */
   entries(set: string, member: number, firstPage: number, pages: number): Promise<EntryRun[]>;
-  /** Extents for which each member has something pending. */
+  /** Extents for which each member has an entry; 0 for those that have none. */
   pendingCounts(set: string): Promise<ReadonlyMap<number, number>>;
 }

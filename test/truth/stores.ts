@@ -1,0 +1,77 @@
+// What the tests of the stores share: sets, pages and entries to store, and a store by its address.
+import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
+import {
+  type EntryRun,
+  extentsOfPage,
+  type Member,
+  type SetFacts,
+  type TruthPage,
+  type TruthStore,
+} from "../../src/truth/store.ts";
+
+export const openStore = (address: string): Promise<TruthStore> => openSqliteStore(address);
+
+export const identifierBytes = 32;
+
+export const setNamed = (name: string): Omit<SetFacts, "generation" | "paused" | "blocks"> => ({
+  name,
+  uuid: `uuid of ${name.slice(0, 20)}`,
+  extentBytes: 65536,
+  blockBytes: 512,
+  digest: "sha-256/0",
+  maxChange: undefined,
+  createdMs: 1_790_000_000_000,
+});
+
+export const memberNamed = (name: string, priority = 0): Omit<Member, "id"> => ({
+  name,
+  address: `/dev/${name}`,
+  role: name === "source" ? "source" : "replica",
+  priority,
+  volumeUuid: undefined,
+  generation: 0,
+  lastResult: undefined,
+  lastRunMs: undefined,
+});
+
+/** Bytes in which `seed` is everywhere. */
+export function identifiers(count: number, seed: number): Buffer {
+  const bytes = Buffer.alloc(count * identifierBytes);
+  for (let at = 0; at < bytes.length; at += 4) bytes.writeUInt32LE((seed * 2654435761 + at) >>> 0, at);
+  return bytes;
+}
+
+export const pageNumbered = (number: number, seed: number, count = extentsOfPage): TruthPage => ({
+  number,
+  identifiers: identifiers(count, seed),
+  origins: Uint16Array.from({ length: count }, (_, i) => (seed + i) % 65536),
+});
+
+export const entryAt = (
+  first: number,
+  count: number,
+  seed: number,
+  action: EntryRun["action"] = "UPDATE",
+  sent = true,
+): EntryRun => ({
+  first,
+  count,
+  action,
+  previous: identifiers(count, seed),
+  sent: sent ? identifiers(count, seed + 1) : undefined,
+});
+
+export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Asks again and again until there is an answer. */
+export async function eventually<T>(
+  what: string,
+  ask: () => Promise<T | undefined>,
+  ms = 30_000,
+): Promise<T> {
+  for (const endMs = Date.now() + ms; Date.now() < endMs; await pause(20)) {
+    const answer = await ask();
+    if (answer !== undefined) return answer;
+  }
+  throw new Error(`waited in vain: ${what}`);
+}
