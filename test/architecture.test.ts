@@ -18,6 +18,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
   target: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   catalogue: ["base", "platform", "digest", "volume"],
   truth: ["base", "platform"],
+  sets: ["base", "platform", "digest", "volume", "truth"],
   replicate: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   cli: [
     "base",
@@ -30,6 +31,8 @@ const floors: Readonly<Record<string, readonly string[]>> = {
     "target",
     "replicate",
     "catalogue",
+    "truth",
+    "sets",
   ],
 };
 
@@ -39,7 +42,7 @@ const guarded: Readonly<Record<string, RegExp>> = {
   "node:sqlite": /^truth\/sqlite-worker\.ts$/,
   "node:module": /^platform\/native\.ts$/,
   "node:fs": /^(platform|cli)\//,
-  "node:fs/promises": /^(platform\/|cli\/|volume\/file-volume|replicate\/(range-log|before-images|undo))/,
+  "node:fs/promises": /^(platform\/|cli\/|volume\/file-volume|replicate\/(range-log|before-images|undo)|sets\/spool)/,
 };
 
 interface Source {

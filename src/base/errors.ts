@@ -40,6 +40,7 @@ export const errorCodes = {
   size_mismatch: exitStatus.refused,
   block_size_mismatch: exitStatus.refused,
   identity_mismatch: exitStatus.refused,
+  change_too_large: exitStatus.refused,
   backup_mismatch: exitStatus.refused,
   backup_damaged: exitStatus.cannotOpen,
   state_damaged: exitStatus.cannotOpen,

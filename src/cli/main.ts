@@ -27,12 +27,14 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   sync: async () => (await import("./synchronize.ts")).addSync,
   undo: async () => (await import("./undo.ts")).addUndo,
   scrub: async () => (await import("./scrub.ts")).addScrub,
+  set: async () => (await import("./set.ts")).addSet,
   inquiry: async () => (await import("./inquiry.ts")).addInquiry,
 };
 const called = commands[process.argv[2] ?? ""];
 for (const load of called ? [called] : Object.values(commands)) (await load())(program);
 
-for (const command of [program, ...program.commands]) command.exitOverride();
+const withBelow = (command: Command): Command[] => [command, ...command.commands.flatMap(withBelow)];
+for (const command of withBelow(program)) command.exitOverride();
 
 try {
   await program.parseAsync();

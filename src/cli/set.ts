@@ -1,0 +1,330 @@
+// lunsync set: replication sets, of one source and any number of replicas.
+import { hostname } from "node:os";
+import { join, resolve } from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
+import { AgentError, exitStatus } from "../base/errors.ts";
+import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
+import { systemClock } from "../platform/clock.ts";
+import { systemRandom } from "../platform/random.ts";
+import { leased, type RunResult, runSet } from "../sets/run.ts";
+import { openSqliteStore } from "../truth/sqlite-store.ts";
+import type { Lease, Member, SetFacts, TruthStore } from "../truth/store.ts";
+import { parseExtent } from "./options.ts";
+import { isScsiAddress, openVolume } from "./volumes.ts";
+
+interface StoreOptions {
+  readonly stateDir?: string;
+  readonly json?: boolean;
+}
+
+/** `30%`: 0.3. */
+export function parseShare(text: string): number {
+  const match = /^(\d{1,3}(?:\.\d+)?)%$/.exec(text.trim());
+  const share = match ? Number(match[1]) / 100 : Number.NaN;
+  if (!(share >= 0 && share <= 1)) throw new InvalidArgumentError("a share is a percentage, such as 30%.");
+  return share;
+}
+
+/** `NAME=VOLUME`. */
+function parseReplica(text: string, before: readonly NamedVolume[] = []): NamedVolume[] {
+  const match = /^([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)$/s.exec(text);
+  if (!match || match[1] === "source")
+    throw new InvalidArgumentError(
+      'a replica is NAME=VOLUME, with a name of letters, digits, ".", "_" and "-" that is not "source".',
+    );
+  return [...before, { name: match[1]!, address: addressOf(match[2]!) }];
+}
+
+/** A path means the same file wherever the next run is started. */
+const addressOf = (text: string): string => (isScsiAddress(text) ? text : resolve(text));
+
+interface NamedVolume {
+  readonly name: string;
+  readonly address: string;
+}
+
+const owner = () => `lunsync on ${hostname()}, process ${process.pid}`;
+
+async function withStore<T>(options: StoreOptions, action: (store: TruthStore) => Promise<T>): Promise<T> {
+  const folder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
+  await using store = await openSqliteStore(join(folder, "truth.sqlite"));
+  return await action(store);
+}
+
+/** Changes a set while nobody runs it. */
+async function changing(
+  name: string,
+  options: StoreOptions,
+  action: (store: TruthStore, lease: Lease) => Promise<void>,
+): Promise<void> {
+  await withStore(options, async (store) => {
+    const lease = await leased(store, name, owner());
+    try {
+      await action(store, lease);
+    } finally {
+      await lease.release().catch(() => {}); // gone with its set, or runs out by itself
+    }
+  });
+}
+
+const print = (options: StoreOptions, json: unknown, text: string) =>
+  process.stdout.write(options.json ? `${JSON.stringify(json)}\n` : text);
+
+const member = (
+  role: Member["role"],
+  { name, address }: NamedVolume,
+  priority: number,
+): Omit<Member, "id"> => ({
+  name,
+  address,
+  role,
+  priority,
+  volumeUuid: undefined,
+  generation: 0,
+  lastResult: undefined,
+  lastRunMs: undefined,
+});
+
+export function addSet(program: Command): void {
+  const set = program
+    .command("set")
+    .summary("replication sets: one source, several replicas, and what is pending for each")
+    .description(
+      "Replication sets remember what their volumes should hold and what each replica lacks, so that a replica that was away gets just that.",
+    )
+    .addHelpText(
+      "after",
+      `
+Examples:
+  lunsync set create db --source /dev/vg0/db --replica east=iscsi://east.example/iqn.2026-11.com.example:disks/0
+  lunsync set add-replica db west=iscsi://west.example/iqn.2026-11.com.example:disks/0
+  lunsync set run db
+  lunsync set status db --json
+
+Exit status of run: 0 every replica holds the generation, 5 one is behind or offline, 2 and more trouble.`,
+    );
+  const command = (nameAndArguments: string, summary: string) =>
+    set
+      .command(nameAndArguments)
+      .description(summary)
+      .option(
+        "--state-dir <DIR>",
+        "where the truth database is kept (default $STATE_DIRECTORY or /var/lib/lunsync)",
+      )
+      .option("--json", "print one JSON object");
+
+  command("create <NAME>", "Makes a set. Nothing is read or written until its first run.")
+    .requiredOption("--source <VOLUME>", "a path or block device of this host; it is only read")
+    .requiredOption(
+      "--replica <NAME=VOLUME>",
+      "a replica: its name, and a path or iscsi:// URL; may be repeated",
+      parseReplica,
+    )
+    .option("--extent <SIZE>", "bytes of an extent, a power of two (default 64K)", parseExtent)
+    .option("--max-change <SHARE>", "a run that would change more, such as 30%, stops and asks", parseShare)
+    .action(create);
+  command(
+    "add-replica <NAME> <REPLICA>",
+    "Adds a replica, NAME=VOLUME: the next run brings it all that it lacks.",
+  ).action(async (name: string, text: string, options: StoreOptions) => {
+    const [replica] = parseReplica(text);
+    await changing(name, options, async (store, lease) => {
+      const { members } = await store.set(name);
+      checkNames([...members, replica!]);
+      const priority = Math.max(...members.map((each) => each.priority)) + 1;
+      const id = await store.addMember(lease, member("replica", replica!, priority));
+      print(options, { set: name, added: replica!.name, id }, `"${replica!.name}" was added to "${name}"\n`);
+    });
+  });
+  command(
+    "remove-replica <NAME> <REPLICA>",
+    "Removes a replica, and what is pending for it. Its volume stays as it is.",
+  ).action(async (name: string, replica: string, options: StoreOptions) => {
+    await changing(name, options, async (store, lease) => {
+      const found = (await store.set(name)).members.find(
+        (each) => each.role === "replica" && each.name === replica,
+      );
+      if (!found) throw new AgentError("not_known", `The set "${name}" has no replica "${replica}"`);
+      await store.removeMember(lease, found.id);
+      print(options, { set: name, removed: replica }, `"${replica}" was removed from "${name}"\n`);
+    });
+  });
+  command("delete <NAME>", "Forgets a set, with its truth and tables. Volumes stay as they are.").action(
+    async (name: string, options: StoreOptions) => {
+      await changing(name, options, (store, lease) => store.removeSet(lease));
+      print(options, { deleted: name }, `"${name}" was deleted\n`);
+    },
+  );
+  for (const [verb, paused] of [
+    ["pause", true],
+    ["resume", false],
+  ] as const) {
+    command(`${verb} <NAME>`, paused ? "Keeps a set from being run." : "Lets a set be run again.").action(
+      async (name: string, options: StoreOptions) => {
+        await changing(name, options, (store, lease) => store.write(lease, (t) => t.updateSet({ paused })));
+        print(options, { set: name, paused }, `"${name}" ${paused ? "is paused" : "may be run"}\n`);
+      },
+    );
+  }
+  command(
+    "priorities <NAME> <REPLICA...>",
+    "Puts replicas in an order: the first is served and asked first.",
+  ).action(priorities);
+  command("run <NAME>", "Brings every replica that can be reached to what the source holds.")
+    .option("--max-change <SHARE>", "for this run instead of the set's own", parseShare)
+    .action(run);
+  command("status [NAME]", "Says what each replica holds, and what is pending for it.").action(status);
+  command("list", "Names the sets.").action(async (options: StoreOptions) => {
+    const sets = await withStore(options, (store) => store.sets());
+    print(
+      options,
+      { sets: sets.map(({ name, generation, paused }) => ({ name, generation, paused })) },
+      sets
+        .map(
+          ({ name, generation, paused }) => `${name}  generation ${generation}${paused ? "  paused" : ""}\n`,
+        )
+        .join(""),
+    );
+  });
+}
+
+/** @throws AgentError `usage` for two of one name or address */
+function checkNames(members: readonly NamedVolume[]): void {
+  for (const key of ["name", "address"] as const) {
+    const seen = new Set<string>();
+    for (const each of members) {
+      if (seen.has(each[key])) throw new AgentError("usage", `"${each[key]}" is in the set twice`);
+      seen.add(each[key]);
+    }
+  }
+}
+
+interface CreateOptions extends StoreOptions {
+  readonly source: string;
+  readonly replica: readonly NamedVolume[];
+  readonly extent?: number;
+  readonly maxChange?: number;
+}
+
+async function create(name: string, options: CreateOptions): Promise<void> {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name))
+    throw new AgentError(
+      "usage",
+      `"${name}" is no name of a set: letters, digits, ".", "_" and "-", 64 at most`,
+    );
+  const source = { name: "source", address: addressOf(options.source) };
+  checkNames([source, ...options.replica]);
+  const members = [
+    member("source", source, 0),
+    ...options.replica.map((each, i) => member("replica", each, i + 1)),
+  ];
+  await withStore(options, (store) =>
+    store.createSet(
+      {
+        name,
+        uuid: systemRandom.bytes(16).toString("hex"),
+        extentBytes: options.extent ?? 65_536,
+        blockBytes: 0,
+        digest: parseDigestSpec(defaultDigest).text,
+        maxChange: options.maxChange,
+        createdMs: systemClock.nowMs(),
+      },
+      members,
+    ),
+  );
+  print(
+    options,
+    { created: name, replicas: options.replica },
+    `"${name}" was made; "lunsync set run ${name}" runs it\n`,
+  );
+}
+
+async function priorities(name: string, order: readonly string[], options: StoreOptions): Promise<void> {
+  await changing(name, options, async (store, lease) => {
+    const { members } = await store.set(name);
+    const replicas = members.filter(({ role }) => role === "replica");
+    const named = order.map((each) => {
+      const found = replicas.find((replica) => replica.name === each);
+      if (!found) throw new AgentError("not_known", `The set "${name}" has no replica "${each}"`);
+      return found;
+    });
+    const inOrder = [...new Set([...named, ...replicas.sort((a, b) => a.priority - b.priority)])];
+    await store.write(lease, async (transaction) => {
+      for (const [i, { id }] of inOrder.entries()) await transaction.updateMember(id, { priority: i + 1 });
+    });
+    const names = inOrder.map((replica) => replica.name);
+    print(options, { set: name, priorities: names }, `${names.join("\n")}\n`);
+  });
+}
+
+async function run(name: string, options: StoreOptions & { readonly maxChange?: number }): Promise<void> {
+  const interrupted = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.once(signal, () =>
+      interrupted.abort(
+        new AgentError("interrupted", `It was stopped by ${signal}; the next run goes on there`),
+      ),
+    );
+  const result = await withStore(options, (store) =>
+    runSet(name, {
+      store,
+      open: (address, writable) => openVolume(address, { writable, signal: interrupted.signal }),
+      clock: systemClock,
+      random: systemRandom,
+      owner: owner(),
+      maxChange: options.maxChange,
+      signal: interrupted.signal,
+      onNotice: (text) => process.stderr.write(`${text}\n`),
+    }),
+  );
+  print(options, result, textOf(result));
+  const isDone = result.unreadable === 0 && result.replicas.every(({ state }) => state === "in step");
+  process.exitCode = isDone ? 0 : exitStatus.incomplete;
+}
+
+function textOf({ generation, extents, changed, unreadable, replicas }: RunResult): string {
+  const lines = [`generation ${generation}: ${changed} of ${extents} extents have changed at the source`];
+  if (unreadable > 0)
+    lines.push(`${unreadable} extents of the source can't be read; they were left as they are`);
+  for (const { name, state, carriedOut, pending, reason } of replicas) {
+    const wrote = carriedOut ? `, ${carriedOut.written} extents written, ${carriedOut.proved} proved` : "";
+    const rest = pending > 0 ? `, ${pending} pending` : "";
+    lines.push(`${name}: ${state}${wrote}${rest}${reason === undefined ? "" : `: ${reason}`}`);
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+async function status(name: string | undefined, options: StoreOptions): Promise<void> {
+  const all = await withStore(options, async (store) => {
+    const names = name === undefined ? (await store.sets()).map((facts) => facts.name) : [name];
+    return Promise.all(names.map((each) => statusOf(store, each)));
+  });
+  print(options, { sets: all }, all.map(statusText).join("\n"));
+}
+
+interface SetStatus {
+  readonly facts: SetFacts;
+  readonly holder: { readonly owner: string; readonly untilMs: number } | undefined;
+  readonly members: readonly (Member & { readonly pending: number })[];
+}
+
+async function statusOf(store: TruthStore, name: string): Promise<SetStatus> {
+  const { facts, members } = await store.set(name);
+  const pending = await store.pendingCounts(name);
+  const holder = await store.holder(name);
+  return { facts, holder, members: members.map((each) => ({ ...each, pending: pending.get(each.id) ?? 0 })) };
+}
+
+function statusText({ facts, holder, members }: SetStatus): string {
+  const isRun = holder !== undefined && holder.untilMs > systemClock.nowMs();
+  const head = `${facts.name}: generation ${facts.generation}${facts.paused ? ", paused" : ""}${isRun ? `, being run by ${holder.owner}` : ""}`;
+  const rows = members.map(({ name, role, address, generation, pending, lastResult, lastRunMs }) => {
+    if (role === "source") return `  source  ${address}`;
+    const state =
+      lastRunMs === undefined
+        ? "was never run"
+        : `generation ${generation}${pending > 0 ? `, ${pending} extents pending` : ""}; ${lastResult} (${new Date(lastRunMs).toISOString()})`;
+    return `  ${name}  ${address}: ${state}`;
+  });
+  return `${[head, ...rows].join("\n")}\n`;
+}

@@ -1,0 +1,56 @@
+// Identifiers of neighbouring extents, and what they look like encoded: how what a sync point proves is compared with what
+// the truth database knows.
+import { encodingBlock } from "../digest/encoding.ts";
+import { type DigestSpec, identifierOf } from "../digest/spec.ts";
+import { encodeIdentifiers } from "../platform/native-digest.ts";
+
+export const valueBytes = 16;
+
+/** The shape of a set's volumes. */
+export interface Shape {
+  readonly digest: DigestSpec;
+  readonly extentBlocks: number;
+  readonly blockBytes: number;
+  readonly blocks: number;
+}
+
+export const extentsIn = ({ blocks, extentBlocks }: Shape): number => Math.ceil(blocks / extentBlocks);
+
+/** Identifiers of zeros, one for each of `count` extents from `first` on: the volume's last one may be shorter. */
+export class Zeros {
+  readonly #shape: Shape;
+  readonly #whole: Buffer;
+  readonly #last: Buffer;
+
+  constructor(shape: Shape) {
+    this.#shape = shape;
+    const { digest, extentBlocks, blockBytes, blocks } = shape;
+    const rest = blocks % extentBlocks;
+    this.#whole = identifierOf(digest, Buffer.alloc(extentBlocks * blockBytes));
+    this.#last = rest === 0 ? this.#whole : identifierOf(digest, Buffer.alloc(rest * blockBytes));
+  }
+
+  of(first: number, count: number): Buffer {
+    const { length } = this.#whole;
+    const identifiers = Buffer.alloc(count * length);
+    for (let i = 0; i < count; i++) this.at(first + i).copy(identifiers, i * length);
+    return identifiers;
+  }
+
+  at(extent: number): Buffer {
+    return extent === extentsIn(this.#shape) - 1 ? this.#last : this.#whole;
+  }
+}
+
+/** Identifiers as a sync point encodes them with this initial value. */
+export function encoded(shape: Shape, first: number, identifiers: Buffer, initialValue: Buffer): Buffer {
+  const { identifierBytes } = shape.digest;
+  const count = identifiers.length / identifierBytes;
+  const blocks = Buffer.alloc(16 * count);
+  for (let i = 0; i < count; i++)
+    encodingBlock(initialValue, (first + i) * shape.extentBlocks, blocks, 16 * i);
+  return encodeIdentifiers(identifiers, identifierBytes, blocks, false);
+}
+
+/** What no extent has: the content of a sync point that nobody could name. */
+export const unnamed = (identifierBytes: number): Buffer => Buffer.alloc(identifierBytes, 0xff);
