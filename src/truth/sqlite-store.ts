@@ -19,6 +19,8 @@ import type { TruthStore } from "./store.ts";
 
 /** "lsTD"; what `file` prints, and how we know our own. */
 const applicationId = 0x6c735444;
+/** No database is shorter. */
+const headerBytes = 512;
 /** A page of truth has some 2.2 KiB. */
 const pageBytes = 8192;
 /** The log gets this short again after a long transaction. */
@@ -55,8 +57,9 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   static async open(path: string, clock: Clock): Promise<SqliteDatabase> {
+    let bytes: number;
     try {
-      await makePrivateFile(path);
+      bytes = await makePrivateFile(path);
     } catch (error) {
       const code = ["ENOSPC", "EDQUOT"].includes((error as NodeJS.ErrnoException).code ?? "")
         ? "no_space"
@@ -66,6 +69,13 @@ class SqliteDatabase implements SqlDatabase {
         cause: error,
       });
     }
+    // SQLite takes what is left of a file for an empty one.
+    if (bytes > 0 && bytes < headerBytes)
+      throw new AgentError(
+        "state_damaged",
+        `Cannot open the truth database ${JSON.stringify(path)}: it was cut off, and has ${bytes} bytes; restore it from a ` +
+          "backup, or move it away and make the sets again",
+      );
     const thread = new SqliteThread(path);
     const database = new SqliteDatabase(path, thread, clock);
     try {
