@@ -164,9 +164,11 @@ class PostgresDatabase implements SqlDatabase {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // What is under way ends first.
-    for (const turns of Object.values(this.#turns)) await turns.acquire(sessionsOfEach);
+    // What is under way ends first; what comes after finds it closed.
+    const all = Object.values(this.#turns).map((turns) => turns.acquire(sessionsOfEach));
+    const releases = await Promise.all(all);
     await this.#pool.end();
+    for (const release of releases) release();
   }
 
   /** Again and again, until the attempt comes to a result. */
@@ -298,6 +300,7 @@ const notBegun = (cause: unknown) => new NotBegun(messageOf(cause), { cause });
 class Session implements Sql {
   readonly #client: pg.PoolClient;
   #ended = false;
+  #lost: unknown;
 
   constructor(client: pg.PoolClient) {
     this.#client = client;
@@ -308,7 +311,9 @@ class Session implements Sql {
       const values = parameters.length === 0 ? undefined : [...parameters];
       return (await this.#client.query<Row>(text, values)).rows;
     } catch (error) {
-      throw new PostgresFailure(error);
+      const failure = new PostgresFailure(error);
+      if (failure.lost) this.#lost = failure;
+      throw failure;
     }
   }
 
@@ -340,8 +345,9 @@ class Session implements Sql {
   async rollback(): Promise<void> {
     if (this.#ended) return;
     try {
-      await this.query("rollback");
-      this.end();
+      // A session that does not answer is not asked again.
+      if (this.#lost === undefined) await this.query("rollback");
+      this.end(this.#lost);
     } catch (error) {
       this.end(error);
     }

@@ -88,7 +88,8 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   read<T>(what: string, action: (sql: Sql) => Promise<T>): Promise<T> {
-    return this.#transaction(what, "read", "begin", action);
+    // What it sees is decided by the first statement; that is also the one that may have to wait.
+    return this.#transaction(what, "read", "begin; select value from counters limit 1", action);
   }
 
   write<T>(what: string, action: (sql: Sql) => Promise<T>): Promise<T> {
@@ -96,10 +97,10 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // What is under way ends first.
-    await this.#turns.write.acquire();
-    await this.#turns.read.acquire();
+    // What is under way ends first; what comes after finds it closed.
+    const releases = [await this.#turns.write.acquire(), await this.#turns.read.acquire()];
     await this.#thread.close();
+    for (const release of releases) release();
   }
 
   async #transaction<T>(
@@ -110,7 +111,7 @@ class SqliteDatabase implements SqlDatabase {
   ): Promise<T> {
     const release = await this.#turns[side].acquire();
     try {
-      await this.#patiently(() => this.#thread.script(side, begin));
+      await this.#begin(side, begin);
       const result = await action({
         query: (text, parameters = []) => this.#thread.query(side, text, parameters, true),
         nowMs: async () => this.#clock.nowMs(),
@@ -123,6 +124,17 @@ class SqliteDatabase implements SqlDatabase {
     } finally {
       release();
     }
+  }
+
+  #begin(side: Side, text: string): Promise<void> {
+    return this.#patiently(async () => {
+      try {
+        await this.#thread.script(side, text);
+      } catch (error) {
+        await this.#thread.rollback(side);
+        throw error;
+      }
+    });
   }
 
   /** Until no other process has the file; SQLite's own waiting would hold up the thread. */
@@ -180,7 +192,7 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   async #migrate(ask: (text: string) => Promise<readonly Row[]>): Promise<void> {
-    await this.#patiently(() => this.#thread.script("write", "begin immediate"));
+    await this.#begin("write", "begin immediate");
     try {
       // Another process may have been here since.
       const found = await this.#identity(ask);

@@ -301,6 +301,21 @@ export function storeContract(makePlace: () => Promise<Place>): void {
     expect(await store.acquire("vms", "me", ttlMs)).toBeUndefined();
   });
 
+  test("a store that is closed ends what is under way, and does nothing after that", async () => {
+    const lease = await leased();
+    const written = store.write(lease, async (transaction) => {
+      await transaction.putTruth(pageNumbered(0, 1));
+      await pause(50);
+      await transaction.putTruth(pageNumbered(1, 1));
+    });
+    await Promise.all([store[Symbol.asyncDispose](), store[Symbol.asyncDispose]()]);
+    await written;
+    await expect(store.sets()).rejects.toThrow();
+    await expect(lease.renew()).rejects.toThrow();
+    store = await openStore(place.address);
+    expect((await store.truth("vms", 0, 2)).length).toBe(2);
+  });
+
   test("many open a new database at once", async () => {
     await using fresh = await makePlace();
     const opened = await Promise.all(Array.from({ length: 4 }, () => openStore(fresh.address)));
