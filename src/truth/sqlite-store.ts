@@ -158,7 +158,9 @@ class SqliteDatabase implements SqlDatabase {
     const ask = (text: string): Promise<readonly Row[]> =>
       this.#patiently(() => thread.query("write", text, [], false));
     // Before anything is written: whose file is this?
-    const found = await this.#identity(ask);
+    await this.#begin("write", "begin; select count(*) from sqlite_schema");
+    const found = await this.#identity();
+    await thread.rollback("write");
     if (found.tables > 0 && found.application !== applicationId) throw this.#foreign();
     migrationsFrom(found.version, this.name, types);
     await ask("pragma trusted_schema = off");
@@ -181,13 +183,16 @@ class SqliteDatabase implements SqlDatabase {
     );
   }
 
-  async #identity(ask: (text: string) => Promise<readonly Row[]>) {
-    const number = async (text: string): Promise<number> =>
-      Number(Object.values((await ask(text))[0] ?? {})[0]);
+  /** Within a transaction: another process may be making the tables. */
+  async #identity() {
+    const number = async (text: string): Promise<number> => {
+      const [row] = await this.#thread.query("write", text, [], true);
+      return Number(Object.values(row ?? {})[0]);
+    };
     return {
+      tables: await number("select count(*) from sqlite_schema"),
       version: await number("pragma user_version"),
       application: await number("pragma application_id"),
-      tables: await number("select count(*) from sqlite_schema"),
     };
   }
 
@@ -195,7 +200,7 @@ class SqliteDatabase implements SqlDatabase {
     await this.#begin("write", "begin immediate");
     try {
       // Another process may have been here since.
-      const found = await this.#identity(ask);
+      const found = await this.#identity();
       if (found.tables > 0 && found.application !== applicationId) throw this.#foreign();
       const steps = migrationsFrom(found.version, this.name, types);
       for (const step of steps) await ask(step);
