@@ -3,7 +3,7 @@
 // Guarantees: when a call resolves, file and directory entry are on the medium; a replaced file is the old or the new
 // one at every instant. Errors are Node's, with their codes.
 import { existsSync } from "node:fs";
-import { mkdir, open, readdir, readFile, rename, rm, truncate } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat, truncate } from "node:fs/promises";
 import { dirname } from "node:path";
 
 async function syncFolder(path: string): Promise<void> {
@@ -77,15 +77,16 @@ export async function makeFile(path: string, bytes: number): Promise<void> {
 
 /**
  * Makes an empty file that only its owner may read where there is none, and its folders. A file that is there is not even
- * opened: closing it would end the locks that this process has on it.
+ * opened: closing it would end the locks that this process has on it. Returns its size.
  */
-export async function makePrivateFile(path: string): Promise<void> {
+export async function makePrivateFile(path: string): Promise<number> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   try {
     await using _file = await open(path, "wx", 0o600);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "EEXIST") return;
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return (await stat(path)).size;
     throw error;
   }
   await syncFolder(path);
+  return 0;
 }

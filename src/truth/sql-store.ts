@@ -38,6 +38,7 @@ export class SqlStore implements TruthStore {
   readonly #database: SqlDatabase;
   /** Fences of leases by which a transaction is written now. */
   readonly #writing = new Set<number>();
+  #closed: PromiseLike<void> | undefined;
 
   constructor(database: SqlDatabase) {
     this.#database = database;
@@ -221,8 +222,10 @@ export class SqlStore implements TruthStore {
     });
   }
 
+  /** After what is under way has ended. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#database[Symbol.asyncDispose]();
+    this.#closed ??= this.#database[Symbol.asyncDispose]();
+    await this.#closed;
   }
 
   /** Of our own statements only, which do the same when they are repeated. */
@@ -281,10 +284,7 @@ async function findRows(sql: Sql, name: string, columns: string, lock = ""): Pro
     ? await sql.query(`select id as set_id, ${columns} from sets where name = $1${lock}`, [name])
     : [];
   if (rows.length === 0)
-    throw new AgentError(
-      "not_known",
-      `Cannot find the set ${quoted(name)}: there is none of that name; "lunsync set list" has their names`,
-    );
+    throw new AgentError("not_known", `Cannot find the set ${quoted(name)}: there is none of that name`);
   return rows;
 }
 

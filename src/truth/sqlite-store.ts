@@ -19,6 +19,8 @@ import type { TruthStore } from "./store.ts";
 
 /** "lsTD"; what `file` prints, and how we know our own. */
 const applicationId = 0x6c735444;
+/** No database is shorter. */
+const headerBytes = 512;
 /** A page of truth has some 2.2 KiB. */
 const pageBytes = 8192;
 /** The log gets this short again after a long transaction. */
@@ -55,8 +57,9 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   static async open(path: string, clock: Clock): Promise<SqliteDatabase> {
+    let bytes: number;
     try {
-      await makePrivateFile(path);
+      bytes = await makePrivateFile(path);
     } catch (error) {
       const code = ["ENOSPC", "EDQUOT"].includes((error as NodeJS.ErrnoException).code ?? "")
         ? "no_space"
@@ -66,6 +69,13 @@ class SqliteDatabase implements SqlDatabase {
         cause: error,
       });
     }
+    // SQLite takes what is left of a file for an empty one.
+    if (bytes > 0 && bytes < headerBytes)
+      throw new AgentError(
+        "state_damaged",
+        `Cannot open the truth database ${JSON.stringify(path)}: it was cut off, and has ${bytes} bytes; restore it from a ` +
+          "backup, or move it away and make the sets again",
+      );
     const thread = new SqliteThread(path);
     const database = new SqliteDatabase(path, thread, clock);
     try {
@@ -78,7 +88,8 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   read<T>(what: string, action: (sql: Sql) => Promise<T>): Promise<T> {
-    return this.#transaction(what, "read", "begin", action);
+    // What it sees is decided by the first statement; that is also the one that may have to wait.
+    return this.#transaction(what, "read", "begin; select value from counters limit 1", action);
   }
 
   write<T>(what: string, action: (sql: Sql) => Promise<T>): Promise<T> {
@@ -86,10 +97,10 @@ class SqliteDatabase implements SqlDatabase {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // What is under way ends first.
-    await this.#turns.write.acquire();
-    await this.#turns.read.acquire();
+    // What is under way ends first; what comes after finds it closed.
+    const releases = [await this.#turns.write.acquire(), await this.#turns.read.acquire()];
     await this.#thread.close();
+    for (const release of releases) release();
   }
 
   async #transaction<T>(
@@ -100,7 +111,7 @@ class SqliteDatabase implements SqlDatabase {
   ): Promise<T> {
     const release = await this.#turns[side].acquire();
     try {
-      await this.#patiently(() => this.#thread.script(side, begin));
+      await this.#begin(side, begin);
       const result = await action({
         query: (text, parameters = []) => this.#thread.query(side, text, parameters, true),
         nowMs: async () => this.#clock.nowMs(),
@@ -113,6 +124,17 @@ class SqliteDatabase implements SqlDatabase {
     } finally {
       release();
     }
+  }
+
+  #begin(side: Side, text: string): Promise<void> {
+    return this.#patiently(async () => {
+      try {
+        await this.#thread.script(side, text);
+      } catch (error) {
+        await this.#thread.rollback(side);
+        throw error;
+      }
+    });
   }
 
   /** Until no other process has the file; SQLite's own waiting would hold up the thread. */
@@ -136,7 +158,9 @@ class SqliteDatabase implements SqlDatabase {
     const ask = (text: string): Promise<readonly Row[]> =>
       this.#patiently(() => thread.query("write", text, [], false));
     // Before anything is written: whose file is this?
-    const found = await this.#identity(ask);
+    await this.#begin("write", "begin; select count(*) from sqlite_schema");
+    const found = await this.#identity();
+    await thread.rollback("write");
     if (found.tables > 0 && found.application !== applicationId) throw this.#foreign();
     migrationsFrom(found.version, this.name, types);
     await ask("pragma trusted_schema = off");
@@ -159,21 +183,24 @@ class SqliteDatabase implements SqlDatabase {
     );
   }
 
-  async #identity(ask: (text: string) => Promise<readonly Row[]>) {
-    const number = async (text: string): Promise<number> =>
-      Number(Object.values((await ask(text))[0] ?? {})[0]);
+  /** Within a transaction: another process may be making the tables. */
+  async #identity() {
+    const number = async (text: string): Promise<number> => {
+      const [row] = await this.#thread.query("write", text, [], true);
+      return Number(Object.values(row ?? {})[0]);
+    };
     return {
+      tables: await number("select count(*) from sqlite_schema"),
       version: await number("pragma user_version"),
       application: await number("pragma application_id"),
-      tables: await number("select count(*) from sqlite_schema"),
     };
   }
 
   async #migrate(ask: (text: string) => Promise<readonly Row[]>): Promise<void> {
-    await this.#patiently(() => this.#thread.script("write", "begin immediate"));
+    await this.#begin("write", "begin immediate");
     try {
       // Another process may have been here since.
-      const found = await this.#identity(ask);
+      const found = await this.#identity();
       if (found.tables > 0 && found.application !== applicationId) throw this.#foreign();
       const steps = migrationsFrom(found.version, this.name, types);
       for (const step of steps) await ask(step);

@@ -1,5 +1,5 @@
 // A transaction that rewrites many rows with one number everywhere, and what a store must hold after such transactions.
-import { expect } from "vitest";
+import assert from "node:assert/strict";
 import type { Transaction, TruthStore } from "../../src/truth/store.ts";
 import { entryAt, pageNumbered } from "./stores.ts";
 
@@ -23,23 +23,29 @@ export async function patternIn(store: TruthStore, set: string): Promise<number>
   const truth = await store.truth(set, 0, pages + 1);
   const entries = await store.entries(set, 2, 0, pages + 1);
   if (number === 0) {
-    expect([truth, entries]).toEqual([[], []]);
+    assert.deepEqual([truth, entries], [[], []]);
     return 0;
   }
-  expect(facts.blocks).toBe(number);
-  expect(members[1]).toMatchObject({ lastResult: `transaction ${number}`, generation: number });
+  assert.equal(facts.blocks, number);
+  assert.deepEqual([members[1]!.lastResult, members[1]!.generation], [`transaction ${number}`, number]);
   const wanted = Array.from({ length: pages }, (_, page) => page);
-  expect(truth.map((page) => page.number)).toEqual(wanted);
+  assert.deepEqual(
+    truth.map((page) => page.number),
+    wanted,
+  );
   const whole = pageNumbered(0, number);
   for (const page of truth) {
-    expect(page.identifiers.equals(whole.identifiers)).toBe(true);
-    expect(page.origins).toEqual(whole.origins);
+    assert(page.identifiers.equals(whole.identifiers));
+    assert.deepEqual(page.origins, whole.origins);
   }
   const entry = entryAt(0, 1 + (number % 64), number);
-  expect(entries.map(({ first }) => first / 64)).toEqual(wanted.filter((page) => page % 3 !== number % 3));
+  assert.deepEqual(
+    entries.map(({ first }) => first / 64),
+    wanted.filter((page) => page % 3 !== number % 3),
+  );
   for (const { first: _, previous, sent, ...rest } of entries) {
-    expect(rest).toEqual({ action: "UPDATE", count: entry.count });
-    expect(previous.equals(entry.previous) && sent!.equals(entry.sent!)).toBe(true);
+    assert.deepEqual(rest, { action: "UPDATE", count: entry.count });
+    assert(previous.equals(entry.previous) && sent!.equals(entry.sent!));
   }
   return number;
 }

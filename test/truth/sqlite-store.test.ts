@@ -100,3 +100,12 @@ test("the clock decides when a lease runs out", async () => {
     code: "not_known",
   });
 });
+
+test("a file of a few bytes is no empty database", async () => {
+  await using folder = await WorkFolder.make();
+  await writeFile(folder.file("cut"), "SQLite format 3");
+  await expect(openSqliteStore(folder.file("cut"))).rejects.toMatchObject({
+    code: "state_damaged",
+    message: expect.stringContaining("it was cut off, and has 15 bytes"),
+  });
+});

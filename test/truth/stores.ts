@@ -1,4 +1,6 @@
 // What the tests of the stores share: sets, pages and entries to store, and a store by its address.
+import { AgentError } from "../../src/base/errors.ts";
+import { openPostgresStore } from "../../src/truth/postgres-store.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import {
   type EntryRun,
@@ -9,7 +11,20 @@ import {
   type TruthStore,
 } from "../../src/truth/store.ts";
 
-export const openStore = (address: string): Promise<TruthStore> => openSqliteStore(address);
+/** By a path or a URL. */
+export const openStore = (address: string): Promise<TruthStore> =>
+  address.startsWith("postgres:") ? openPostgresStore(address) : openSqliteStore(address);
+
+/** A database of its own for each test. */
+export interface Place extends AsyncDisposable {
+  readonly address: string;
+}
+
+/** What an AgentError of this code is compared with. */
+export const coded = (code: string) => ({
+  asymmetricMatch: (error: unknown) => error instanceof AgentError && error.code === code,
+  toString: () => `AgentError ${code}`,
+});
 
 export const identifierBytes = 32;
 
