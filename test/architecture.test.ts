@@ -42,7 +42,8 @@ const guarded: Readonly<Record<string, RegExp>> = {
   "node:sqlite": /^truth\/sqlite-worker\.ts$/,
   "node:module": /^platform\/native\.ts$/,
   "node:fs": /^(platform|cli)\//,
-  "node:fs/promises": /^(platform\/|cli\/|volume\/file-volume|replicate\/(range-log|before-images|undo)|sets\/spool)/,
+  "node:fs/promises":
+    /^(platform\/|cli\/|volume\/file-volume|replicate\/(range-log|before-images|undo)|sets\/spool)/,
 };
 
 interface Source {

@@ -7,6 +7,7 @@ import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { systemRandom } from "../platform/random.ts";
 import { leased, type RunResult, runSet } from "../sets/run.ts";
+import { openPostgresStore } from "../truth/postgres-store.ts";
 import { openSqliteStore } from "../truth/sqlite-store.ts";
 import type { Lease, Member, SetFacts, TruthStore } from "../truth/store.ts";
 import { parseExtent } from "./options.ts";
@@ -14,6 +15,7 @@ import { isScsiAddress, openVolume } from "./volumes.ts";
 
 interface StoreOptions {
   readonly stateDir?: string;
+  readonly store?: string;
   readonly json?: boolean;
 }
 
@@ -47,7 +49,9 @@ const owner = () => `lunsync on ${hostname()}, process ${process.pid}`;
 
 async function withStore<T>(options: StoreOptions, action: (store: TruthStore) => Promise<T>): Promise<T> {
   const folder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
-  await using store = await openSqliteStore(join(folder, "truth.sqlite"));
+  const url = options.store ?? process.env.LUNSYNC_STORE;
+  await using store =
+    url === undefined ? await openSqliteStore(join(folder, "truth.sqlite")) : await openPostgresStore(url);
   return await action(store);
 }
 
@@ -110,6 +114,10 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
       .option(
         "--state-dir <DIR>",
         "where the truth database is kept (default $STATE_DIRECTORY or /var/lib/lunsync)",
+      )
+      .option(
+        "--store <URL>",
+        "a PostgreSQL server that several hosts share instead (default $LUNSYNC_STORE)",
       )
       .option("--json", "print one JSON object");
 

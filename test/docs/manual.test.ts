@@ -10,7 +10,7 @@ const run = promisify(execFile);
 const top = join(import.meta.dirname, "../..");
 const launcher = join(top, "bin/lunsync");
 const manual = join(top, "man");
-const commands = ["serve", "compare", "sync", "undo", "scrub", "inquiry"];
+const commands = ["serve", "compare", "sync", "undo", "scrub", "set", "inquiry"];
 
 const source = (page: string) => readFile(join(manual, `${page}.1`), "utf8");
 const pageOf = (command: string) => (command === "" ? "lunsync" : `lunsync-${command}`);
@@ -91,7 +91,24 @@ describe("the manual pages agree with --help", () => {
     });
   }
 
-  for (const command of commands) {
+  test("lunsync-set(1) has the commands and options of each one's --help", async () => {
+    const page = await source("lunsync-set");
+    const listed = entriesOf(await help("set"), "Commands").map((entry) => entry.split(" ")[0]!);
+    const tags = tagsOf(sectionOf(page, "COMMANDS")).map((tag) => /^\.BI? "?([a-z\\-]+)/.exec(tag)![1]);
+    expect(tags.map((tag) => tag!.replaceAll("\\", ""))).toEqual(
+      listed.filter((command) => command !== "help"),
+    );
+    const text = plain(page);
+    for (const command of listed.filter((each) => each !== "help")) {
+      const { stdout } = await run(launcher, ["set", command, "--help"]);
+      for (const option of helpedOptions(stdout)) {
+        const name = /--[a-z-]+/.exec(option)![0];
+        expect([command, text.includes(name) && name]).toEqual([command, name]);
+      }
+    }
+  });
+
+  for (const command of commands.filter((each) => each !== "set")) {
     test(`${pageOf(command)}(1) has the arguments of its --help`, async () => {
       const usage = await help(command);
       const synopsis = sectionOf(await source(pageOf(command)), "SYNOPSIS").join(" ");
