@@ -62,7 +62,7 @@ async function changing(
   action: (store: TruthStore, lease: Lease) => Promise<void>,
 ): Promise<void> {
   await withStore(options, async (store) => {
-    const lease = await leased(store, name, owner());
+    const lease = await leased(store, name, owner(), systemClock);
     try {
       await action(store, lease);
     } finally {

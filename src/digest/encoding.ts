@@ -10,6 +10,10 @@ export const encodedBytesMax = 16;
 /** Bytes of one encoded value on the wire. */
 export type ValueWidth = 8 | 16;
 
+/** A new one that every form of the commands carries: its high half is zeros, since ENCODE DIGESTS (32) has 8 bytes for it. */
+export const newInitialValue = (random: { bytes(count: number): Buffer }): Buffer =>
+  Buffer.concat([Buffer.alloc(8), random.bytes(8)]);
+
 /** K: the first 16 bytes of SHA-256 of the identifier. */
 export function encodingKey(identifier: Uint8Array): Buffer {
   return createHash("sha256").update(identifier).digest().subarray(0, 16);

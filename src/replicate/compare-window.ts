@@ -4,7 +4,7 @@
 // the values agree. Where a block can't be read, its extent is marked, and the comparison goes on behind it with a
 // fresh initial value and small windows that grow again.
 import { AgentError } from "../base/errors.ts";
-import { encodingBlock, initialValueBytes } from "../digest/encoding.ts";
+import { encodingBlock, initialValueBytes, newInitialValue } from "../digest/encoding.ts";
 import {
   type CompareAnswer,
   type DigestAnswer,
@@ -117,11 +117,6 @@ async function byVerdict({ source, replica, signal }: JobOptions, window: Digest
 
 const byMode = { encode: byEncoding, decode: byDecoding, verdict: byVerdict };
 
-/** 16 bytes of which the low half is random: what the one-command form can carry (docs/protocol.md). */
-export function newInitialValue({ random }: Pick<JobOptions, "random">): Buffer {
-  return Buffer.concat([Buffer.alloc(8), random.bytes(8)]);
-}
-
 export async function compareWindow(
   job: JobOptions,
   extentBlocks: number,
@@ -139,7 +134,7 @@ export async function compareWindow(
       extentBlocks,
       extents,
       digest: job.digest,
-      initialValue: newInitialValue(job),
+      initialValue: newInitialValue(job.random),
       width: job.width,
       fresh: job.fresh,
     });

@@ -3,10 +3,12 @@
 // Guarantees: extents are passed over only below a node for which both catalogues gave equal values, encoded with one
 // random initial value; every other extent is in exactly one window, in order. Memory is bounded: no more than
 // `rangesMax` ranges of a level are looked into at once.
+
 import { orderedPipeline } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
+import { newInitialValue } from "../digest/encoding.ts";
 import { type CatalogueOffer, differences } from "../volume/volume.ts";
-import { both, newInitialValue } from "./compare-window.ts";
+import { both } from "./compare-window.ts";
 import type { JobOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
 
@@ -104,7 +106,7 @@ async function compareNodes(
     extentBlocks,
     extents: count,
     digest,
-    initialValue: newInitialValue(job),
+    initialValue: newInitialValue(job.random),
     width: job.width,
     fresh: false,
     level,

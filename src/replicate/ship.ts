@@ -3,15 +3,17 @@
 // Guarantees: memory is bounded by `memoryBytes`; an extent that is overwritten has its before-image on disk, if they
 // are kept; zeros are unmapped, not written, where the replica can. What is to be proved is proved against the very
 // bytes that were shipped, after a flush, from the medium.
+
 import { Semaphore } from "../base/async.ts";
 import { BufferPool } from "../base/buffer-pool.ts";
 import { AgentError } from "../base/errors.ts";
 import { type BlockRange, MiB } from "../base/units.ts";
+import { newInitialValue } from "../digest/encoding.ts";
 import { programOf } from "../digest/spec.ts";
 import { identifyMemory } from "../platform/block-file.ts";
 import { isZero } from "../platform/native-digest.ts";
 import type { ExtentRun } from "../volume/volume.ts";
-import { extentState, newInitialValue, type WindowVerdict } from "./compare-window.ts";
+import { extentState, type WindowVerdict } from "./compare-window.ts";
 import type { BadExtent, SynchronizeOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
 
@@ -54,7 +56,7 @@ export class Shipper {
     this.#extentBlocks = extentBlocks;
     this.#pass = pass;
     this.#onBad = onBad;
-    this.#initialValue = newInitialValue(job);
+    this.#initialValue = newInitialValue(job.random);
   }
 
   /** Ships what differs in a window; may resolve before it is written. @throws what an earlier one ran into */
@@ -213,7 +215,7 @@ export class Shipper {
     const shipped = this.#unproved.sort((a, b) => a.lba - b.lba);
     this.#unproved = [];
     this.#unprovedExtents = 0;
-    this.#initialValue = newInitialValue(this.#job);
+    this.#initialValue = newInitialValue(this.#job.random);
     const { replica, counters, verify } = this.#job;
     counters.phase = "flushing";
     let certain = true;

@@ -3,6 +3,7 @@
 // Guarantees: only what the truth has is written: an extent that the source has changed since is left to the next run. Only
 // what the replica was proved to hold is overwritten: what somebody wrote since is refused. What leaves the table was
 // flushed, and proved from the medium. Memory is bounded by one window.
+import { newInitialValue } from "../digest/encoding.ts";
 import { programOf } from "../digest/spec.ts";
 import { identifyMemory } from "../platform/block-file.ts";
 import { isZero } from "../platform/native-digest.ts";
@@ -167,7 +168,7 @@ class Step {
   ): Promise<{ values: Buffer; initialValue: Buffer }> {
     const { replica, shape, random, signal } = this.#options;
     const { extentBlocks, digest } = shape;
-    const initialValue = random.bytes(16);
+    const initialValue = newInitialValue(random);
     const values = random.bytes(count * valueBytes);
     for (let i = 0; i < count; ) {
       const extents = Math.min(count - i, replica.traits.windowExtentsMax);

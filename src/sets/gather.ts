@@ -3,6 +3,7 @@
 //
 // Guarantees: nothing is written anywhere, neither to a volume nor to the database: what was decided is in the spool. An
 // extent of the source that can't be read changes nothing. Memory is bounded by one window for each sync point.
+import { newInitialValue } from "../digest/encoding.ts";
 import type { Random } from "../platform/random.ts";
 import { decide, type Report, reportOf, reportOffline, type SyncPoint } from "../truth/decide.ts";
 import { type Proof, proveExtents } from "../truth/extent-state.ts";
@@ -171,7 +172,7 @@ class Window {
     if (!volume) return undefined;
     const { shape, random, signal } = this.#options;
     const { extentBlocks, digest } = shape;
-    const initialValue = random.bytes(16);
+    const initialValue = newInitialValue(random);
     const proved = random.bytes(this.#count * valueBytes); // equals nothing
     for (let i = 0; i < this.#count; ) {
       const most = Math.min(this.#count - i, volume.traits.windowExtentsMax);

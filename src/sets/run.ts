@@ -15,7 +15,8 @@ import { type OpenVolume, openPoints, type Point } from "./points.ts";
 import { Spool } from "./spool.ts";
 import { extentsIn, type Shape } from "./values.ts";
 
-const leaseMs = 60_000;
+const leaseMs = 15_000;
+const leasePollMs = 250;
 
 export interface RunOptions {
   readonly store: TruthStore;
@@ -53,22 +54,36 @@ export interface RunResult {
   readonly replicas: readonly ReplicaResult[];
 }
 
-/** Takes the lease of a set. @throws AgentError `volume_in_use` if somebody else has it */
-export async function leased(store: TruthStore, set: string, owner: string): Promise<Lease> {
-  const lease = await store.acquire(set, owner, leaseMs);
-  if (lease) return lease;
-  const holder = await store.holder(set);
-  throw new AgentError(
-    "volume_in_use",
-    `The set "${set}" is being run by ${holder?.owner ?? "somebody else"}` +
-      (holder ? `, until ${new Date(holder.untilMs).toISOString()} at least` : ""),
-  );
+/**
+ * Takes the lease of a set. Whoever died with it loses it within seconds: that is waited for.
+ * @throws AgentError `volume_in_use` if somebody has it and goes on renewing it
+ */
+export async function leased(
+  store: TruthStore,
+  set: string,
+  owner: string,
+  clock: Clock,
+  signal?: AbortSignal,
+): Promise<Lease> {
+  let first: number | undefined;
+  for (;;) {
+    const lease = await store.acquire(set, owner, leaseMs);
+    if (lease) return lease;
+    const holder = await store.holder(set);
+    first ??= holder?.untilMs;
+    if (holder && holder.untilMs !== first)
+      throw new AgentError(
+        "volume_in_use",
+        `The set "${set}" is in use by ${holder.owner}; wait until it has ended, or stop it`,
+      );
+    await clock.sleep(leasePollMs, signal);
+  }
 }
 
 /** Runs a set once. @throws AgentError */
 export async function runSet(name: string, options: RunOptions): Promise<RunResult> {
   const { store, owner } = options;
-  const lease = await leased(store, name, owner);
+  const lease = await leased(store, name, owner, options.clock, options.signal);
   const lost = new AbortController();
   const renewing = new Loop(
     options.clock,

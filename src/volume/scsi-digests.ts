@@ -86,7 +86,9 @@ export class ScsiDigests {
 
   async encode(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
     const bytes = answerHeader.bytes + window.extents * window.width;
-    const reply = this.#wide
+    // The CDB has room for the low half of the initial value.
+    const fits = this.#wide && window.initialValue.readBigUInt64BE(0) === 0n;
+    const reply = fits
       ? await this.#encode32(window, bytes, signal)
       : await this.#exchange(window, vendorFunction.encodeDigests, [], bytes, signal);
     return this.#values(window, this.#check(window, reply, window.width));

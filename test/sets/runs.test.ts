@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
+import type { OpenVolume } from "../../src/sets/points.ts";
 import { runSet } from "../../src/sets/run.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import type { Member, TruthStore } from "../../src/truth/store.ts";
@@ -75,14 +76,16 @@ function scribble(random: () => number, volume: MemoryVolume): void {
   }
 }
 
-function run(world: World, store: TruthStore = world.store) {
+function run(world: World, store = world.store, open?: OpenVolume) {
   const { random, source, replicas, offline } = world;
   return runSet(name, {
     store,
-    open: async (address) => {
-      if (offline.has(address)) throw new AgentError("connection_refused", `"${address}" is offline`);
-      return [source, ...replicas].find((volume) => volume.name === address)!;
-    },
+    open:
+      open ??
+      (async (address) => {
+        if (offline.has(address)) throw new AgentError("connection_refused", `"${address}" is offline`);
+        return [source, ...replicas].find((volume) => volume.name === address)!;
+      }),
     clock: systemClock,
     random: { bytes: (count) => bytesOf(random, count) },
     owner: "test",
@@ -243,15 +246,23 @@ test("a run that would change more than it may stops before anything is written"
   for (const [i, { cache }] of world.replicas.entries()) expect(cache.equals(before[i]!)).toBe(true);
 });
 
-test("two runs of a set exclude each other", async () => {
+test("two runs of a set exclude each other; who died with it keeps nobody waiting for long", async () => {
   await using folder = await WorkFolder.make();
   await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
   const world = await made(randomOf(8), store);
-  const results = await Promise.allSettled([run(world), run(world)]);
-  expect(results.map(({ status }) => status).toSorted()).toEqual(["fulfilled", "rejected"]);
-  const refused = results.find((result) => result.status === "rejected")!;
-  expect(refused.reason).toMatchObject({
+  const held = Promise.withResolvers<void>();
+  const open: OpenVolume = async () => {
+    await held.promise;
+    throw new AgentError("connection_refused", "nobody is there");
+  };
+  const first = run(world, store, open).catch((error: unknown) => error);
+  await expect(run(world)).rejects.toMatchObject({
     code: "volume_in_use",
-    message: expect.stringMatching(/is being run by test/),
+    message: expect.stringMatching(/is in use by test/),
   });
+  held.resolve();
+  expect(await first).toMatchObject({ code: "connection_refused" });
+  // One that was never given back.
+  await store.acquire(name, "dead", 1000);
+  expect((await run(world)).generation).toBe(1);
 });

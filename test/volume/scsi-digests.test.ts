@@ -33,7 +33,7 @@ const window: DigestWindow = {
   extentBlocks: 128,
   extents: 10,
   digest: parseDigestSpec("sha256"),
-  initialValue: Buffer.alloc(16, 7),
+  initialValue: Buffer.alloc(16, 7).fill(0, 0, 8),
   width: 8,
   fresh: false,
 };
@@ -173,6 +173,21 @@ describe("lies", () => {
       { numRuns: 1000 },
     );
   });
+});
+
+test("an initial value of more than 8 bytes is not cut off: it goes with a list", async () => {
+  const used = async (initialValue: Buffer) => {
+    const cdbs: number[] = [];
+    const execute = async ({ cdb, dataInBytes }: ScsiCommand): Promise<ScsiOutcome> => {
+      cdbs.push(cdb.readUInt16BE(8));
+      return { status: 0, sense: undefined, dataIn: honest.subarray(0, dataInBytes ?? 0) };
+    };
+    await new ScsiDigests("replica", page, true, execute).encode({ ...window, initialValue });
+    return cdbs;
+  };
+  const encode = await used(Buffer.alloc(16, 7).fill(0, 0, 8));
+  expect(encode).toHaveLength(1); // ENCODE DIGESTS (32)
+  expect(await used(Buffer.alloc(16, 7))).toHaveLength(2); // SUBMIT (32) and RECEIVE (32)
 });
 
 test("a digest that the unit does not offer is not asked for", async () => {

@@ -1,0 +1,174 @@
+// lunsync set with real processes, files and targets: what is killed is repaired by the next run.
+import { readFile, truncate, writeFile } from "node:fs/promises";
+import { setTimeout as pause } from "node:timers/promises";
+import { describe, expect, test } from "vitest";
+import { bytesOf, randomOf } from "../support/data.ts";
+import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
+
+const MiB = 1024 * 1024;
+const bytes = 24 * MiB;
+
+async function under() {
+  const folder = await WorkFolder.make();
+  const source = folder.file("source");
+  const content = bytesOf(randomOf(1), bytes).fill(0, 5 * MiB, 9 * MiB);
+  await writeFile(source, content);
+  for (const name of ["local", "served"]) {
+    await writeFile(folder.file(name), "");
+    await truncate(folder.file(name), bytes);
+  }
+  const state = ["--state-dir", folder.file("state")];
+  const served = await serve(["--lun", folder.file("served"), "--state-dir", folder.file("served-state")]);
+  const set = (...args: string[]) => lunsync(["set", ...args, ...state]);
+  expect(
+    (
+      await set(
+        "create",
+        "db",
+        "--source",
+        source,
+        "--replica",
+        `east=${served.url}`,
+        "--replica",
+        `west=${folder.file("local")}`,
+      )
+    ).status,
+  ).toBe(0);
+  const holds = async (name: string) => (await readFile(folder.file(name))).equals(content);
+  const change = async (at: number, data: Buffer) => {
+    data.copy(content, at);
+    await writeFile(source, content);
+  };
+  return { folder, source, content, state, served, set, holds, change };
+}
+
+describe("lunsync set", () => {
+  test("brings all replicas to the source, and one that was away to what it lacks", async () => {
+    const world = await under();
+    await using folder = world.folder;
+    const { set, holds, change } = world;
+    let { served } = world;
+    const first = await set("run", "db", "--json");
+    expect([first.status, first.stderr]).toEqual([0, ""]);
+    expect(JSON.parse(first.stdout)).toMatchObject({ generation: 1, extents: 384, changed: 320 });
+    expect([await holds("served"), await holds("local")]).toEqual([true, true]);
+
+    await served.end();
+    await change(3 * MiB, Buffer.alloc(100, 1));
+    const away = await set("run", "db");
+    expect(away.status).toBe(5);
+    expect(away.stdout).toMatch(/^east: offline, 1 pending: .*ECONNREFUSED/m);
+    expect(away.stdout).toMatch(/^west: in step, 1 extents written, 1 proved$/m);
+    const { sets } = JSON.parse((await set("status", "db", "--json")).stdout);
+    expect(sets[0].members.map((member: { pending: number }) => member.pending)).toEqual([0, 1, 0]);
+
+    const [, portal, target] = /^iscsi:\/\/([^/]+)\/([^/]+)\//.exec(served.url)!;
+    served = await serve([
+      "--lun",
+      folder.file("served"),
+      "--state-dir",
+      folder.file("served-state"),
+      "--listen",
+      portal!,
+      "--target",
+      target!,
+    ]);
+    await using _ = served;
+    const back = await set("run", "db", "--json");
+    expect(back.status).toBe(0);
+    expect(JSON.parse(back.stdout).replicas[0]).toMatchObject({
+      state: "in step",
+      carriedOut: { written: 1, bytes: 65_536 },
+    });
+    expect(await holds("served")).toBe(true);
+  });
+
+  test("is killed again and again, and so is a replica's server: the next run repairs it", async () => {
+    const world = await under();
+    await using _folder = world.folder;
+    const { set, holds, change, folder, state } = world;
+    let { served } = world;
+    const [, portal, target] = /^iscsi:\/\/([^/]+)\/([^/]+)\//.exec(served.url)!;
+    const random = randomOf(2);
+    for (let round = 0; round < 6; round++) {
+      await change(Math.floor(random() * 20) * MiB, bytesOf(random, 3 * MiB));
+      const running = new Running(["set", "run", "db", ...state]);
+      await pause(200 + random() * 500);
+      if (round % 3 === 2) {
+        await served.end("SIGKILL");
+        served = await serve([
+          "--lun",
+          folder.file("served"),
+          "--state-dir",
+          folder.file("served-state"),
+          "--listen",
+          portal!,
+          "--target",
+          target!,
+        ]);
+        await running.ended;
+      } else await running.end("SIGKILL");
+    }
+    await using _ = served;
+    const { status, stdout } = await set("run", "db", "--json");
+    expect([
+      status,
+      JSON.parse(stdout).replicas.map(({ state, pending }: Record<string, unknown>) => [state, pending]),
+    ]).toEqual([
+      0,
+      [
+        ["in step", 0],
+        ["in step", 0],
+      ],
+    ]);
+    expect([await holds("served"), await holds("local")]).toEqual([true, true]);
+    expect(JSON.parse((await set("run", "db", "--json")).stdout)).toMatchObject({ changed: 0 });
+  });
+
+  test("says who wrote to a replica, and refuses what is not that replica", async () => {
+    const world = await under();
+    await using _folder = world.folder;
+    await using _served = world.served;
+    const { set, holds, folder } = world;
+    await set("run", "db");
+    const local = await readFile(folder.file("local"));
+    local.fill(7, MiB, MiB + 10);
+    await writeFile(folder.file("local"), local);
+    const { status, stderr } = await set("run", "db");
+    expect([status, stderr]).toEqual([
+      0,
+      'Warning: somebody else has written to 1 extents of "west"; they are made what the source has\n',
+    ]);
+    expect(await holds("local")).toBe(true);
+  });
+
+  test("is paused, given other replicas, and bad input is refused in words", async () => {
+    const world = await under();
+    await using _folder = world.folder;
+    await using _served = world.served;
+    const { set, folder, source } = world;
+    await set("pause", "db");
+    expect(await set("run", "db")).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/"db" is paused; "lunsync set resume db"/),
+    });
+    await set("resume", "db");
+    expect((await set("remove-replica", "db", "east")).status).toBe(0);
+    expect((await set("add-replica", "db", `north=${folder.file("served2")}`)).status).toBe(0);
+    expect((await set("priorities", "db", "north")).stdout).toBe("north\nwest\n");
+    expect((await set("list")).stdout).toBe("db  generation 0\n");
+    for (const [args, status, message] of [
+      [["run", "nothing"], 5, /no set "?nothing|"nothing"/],
+      [["create", "db", "--source", source, "--replica", `a=${folder.file("local")}`], 2, /"db"/],
+      [["create", "x", "--source", source, "--replica", `a=${source}`], 2, /in the set twice/],
+      [["create", "x y", "--source", source, "--replica", "a=b"], 2, /no name of a set/],
+      [["create", "x", "--source", source, "--replica", "ab"], 2, /NAME=VOLUME/],
+      [["remove-replica", "db", "east"], 5, /no replica "east"/],
+    ] as const) {
+      const result = await set(...args);
+      expect([args, result.status, result.stderr]).toEqual([args, status, expect.stringMatching(message)]);
+    }
+    expect((await set("delete", "db")).status).toBe(0);
+    expect((await set("list", "--json")).stdout).toBe('{"sets":[]}\n');
+  });
+});
