@@ -3,6 +3,7 @@
 // Guarantees: no command gets past exclusively(), since every one of them reads and writes through here; while
 // `writeCache` is false (WCE of the caching mode page), what is written is on the medium before it is reported.
 import { lengthOf } from "../base/bytes.ts";
+import { type Access, RangeLocks } from "../base/range-locks.ts";
 import type {
   CompareAnswer,
   DigestAnswer,
@@ -15,7 +16,6 @@ import type {
   VolumeTraits,
   WriteOptions,
 } from "../volume/volume.ts";
-import { type Access, RangeLocks } from "./range-locks.ts";
 
 /** What an exclusive action does with the blocks that it has for itself. */
 export type ExclusiveVolume = Pick<Volume, "read" | "write" | "zero">;
