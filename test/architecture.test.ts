@@ -17,6 +17,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
   initiator: ["base", "platform", "scsi", "iscsi"],
   target: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   catalogue: ["base", "platform", "digest", "volume"],
+  whole: ["base", "platform", "digest", "volume"],
   truth: ["base"],
   replicate: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   cli: [
@@ -30,6 +31,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
     "target",
     "replicate",
     "catalogue",
+    "whole",
   ],
 };
 
