@@ -19,6 +19,7 @@ import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
+import { ScsiWhole } from "./scsi-whole.ts";
 import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
 import { growUnit } from "./unit-growth.ts";
@@ -34,10 +35,13 @@ import {
   type GenerationChanges,
   type Geometry,
   type ReadOptions,
+  type RollBackOptions,
+  type RolledBack,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  type WholeState,
   type WriteExtentsOptions,
   type WriteOptions,
 } from "./volume.ts";
@@ -350,6 +354,28 @@ export class ScsiVolume implements Volume {
       this.#growingTo = undefined;
     }
     this.#traits = unitTraits(this.facts, this.#extents, this.#device.transferBytesPreferred);
+  }
+
+  beginWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    return this.#whole.begin(run, signal);
+  }
+
+  commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    return this.#whole.commit(run, signal);
+  }
+
+  rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {
+    return this.#whole.rollBack(options, signal);
+  }
+
+  wholeState(signal?: AbortSignal): Promise<WholeState> {
+    return this.#whole.state(signal);
+  }
+
+  get #whole(): ScsiWhole {
+    const page = this.facts.vendorPage;
+    if (!this.#digests || !page?.whole) throw this.#unable("BEGIN WHOLE and ROLL BACK");
+    return new ScsiWhole(this.name, page.volumeUuid, this.#digests, this.#commands);
   }
 
   async changeMark(): Promise<string | undefined> {
