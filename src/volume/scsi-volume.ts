@@ -57,6 +57,7 @@ export class ScsiVolume implements Volume {
   readonly name: string;
   readonly identity: VolumeIdentity;
   readonly #device: ScsiDevice;
+  readonly #clock: Clock;
   readonly #commands: UnitCommands;
   readonly #digests: ScsiDigests | undefined;
   readonly #extents: ScsiExtents | undefined;
@@ -71,6 +72,7 @@ export class ScsiVolume implements Volume {
 
   private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
     this.#device = device;
+    this.#clock = clock;
     this.#commands = new UnitCommands(device, clock);
     this.#facts = facts;
     this.name = device.name;
@@ -375,7 +377,7 @@ export class ScsiVolume implements Volume {
   get #whole(): ScsiWhole {
     const page = this.facts.vendorPage;
     if (!this.#digests || !page?.whole) throw this.#unable("BEGIN WHOLE and ROLL BACK");
-    return new ScsiWhole(this.name, page.volumeUuid, this.#digests, this.#commands);
+    return new ScsiWhole(this.name, page.volumeUuid, this.#digests, this.#commands, this.#clock);
   }
 
   async changeMark(): Promise<string | undefined> {

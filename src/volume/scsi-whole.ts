@@ -4,6 +4,7 @@
 // the unit says that it goes on. What the unit answers is checked; anything else is a `protocol_error`.
 import { AgentError } from "../base/errors.ts";
 import { checkedNumber } from "../base/units.ts";
+import type { Clock } from "../platform/clock.ts";
 import { status } from "../scsi/command.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
 import { isCondition, type Sense } from "../scsi/sense.ts";
@@ -15,6 +16,9 @@ import type { RollBackOptions, RolledBack, WholeState } from "./volume.ts";
 
 type Answer = { readonly done: true; readonly data: Buffer } | { readonly done: false };
 
+/** A unit of ours waits by itself for most of a roll back. */
+const pollMs = 200;
+
 const refused = (sense: Sense) => isCondition(sense, "commandSequenceError");
 
 export class ScsiWhole {
@@ -22,8 +26,10 @@ export class ScsiWhole {
   readonly #volumeUuid: Buffer;
   readonly #digests: ScsiDigests;
   readonly #commands: UnitCommands;
+  readonly #clock: Clock;
 
-  constructor(name: string, volumeUuid: string, digests: ScsiDigests, commands: UnitCommands) {
+  constructor(name: string, volumeUuid: string, digests: ScsiDigests, commands: UnitCommands, clock: Clock) {
+    this.#clock = clock;
     this.#name = name;
     this.#volumeUuid = parseUuid(volumeUuid);
     this.#digests = digests;
@@ -76,7 +82,10 @@ export class ScsiWhole {
       const { underWay, extents, bytes, unreadable, lost } = this.#decoded(() =>
         rolledBackAnswer.decode(answer.data),
       );
-      if (underWay) continue;
+      if (underWay) {
+        await this.#clock.sleep(pollMs, signal);
+        continue;
+      }
       return {
         extents: this.#number(extents),
         bytes: this.#number(bytes),
