@@ -95,6 +95,49 @@ describe("a unit", () => {
     expect(rolledBackAnswer.decode(dataOf(again).subarray(32)).extents).toBe(0n);
   });
 
+  test("that takes long to be rolled back says so; whoever asks again waits for the same roll back, and it is told once", async () => {
+    await using folder = await WorkFolder.make();
+    const { target, volume, keeper } = await make(folder);
+    await using _keeper = keeper;
+    const [asking, other] = [target.nexus(1), target.nexus(2)];
+    await submit(target, asking, beginWhole, runList(runA));
+    await write(target, asking, 5, 1);
+    const held = Promise.withResolvers<void>();
+    const reached = Promise.withResolvers<void>();
+    let flushes = 0;
+    volume.before = (operation) => {
+      if (operation !== "flush") return;
+      flushes++;
+      reached.resolve();
+      return held.promise;
+    };
+    expect(await target.unit.rollBack(false, asking, 0)).toBeUndefined();
+    expect(await target.unit.rollBack(false, other, 0)).toBeUndefined();
+    await reached.promise;
+    expect(await stateOf(target, other)).toMatchObject({ open: true, rollingBack: true });
+    held.resolve();
+    expect(await target.unit.rollBack(false, asking, 60_000)).toMatchObject({ extents: 1 });
+    expect(flushes).toBe(1);
+    expect(await target.unit.rollBack(false, asking, 60_000)).toMatchObject({ extents: 0 });
+  });
+
+  test("whose roll back has ended, and nobody asked, is not taken to be rolled back from a later run", async () => {
+    await using folder = await WorkFolder.make();
+    const { target, volume, keeper } = await make(folder);
+    await using _keeper = keeper;
+    const nexus = target.nexus(1);
+    await submit(target, nexus, beginWhole, runList(runA));
+    await write(target, nexus, 5, 1);
+    const held = Promise.withResolvers<void>();
+    volume.before = (operation) => (operation === "flush" ? held.promise : undefined);
+    expect(await target.unit.rollBack(false, nexus, 0)).toBeUndefined();
+    held.resolve();
+    await submit(target, nexus, beginWhole, runList(runB));
+    await write(target, nexus, 299, 1);
+    expect(await target.unit.rollBack(false, nexus, 60_000)).toMatchObject({ extents: 1, bytes: 22_528 });
+    expect(volume.medium[299 * 512]).toBe(0xa5);
+  });
+
   test("is committed by the run that is open, and by no other; a commit can be repeated", async () => {
     await using folder = await WorkFolder.make();
     const { target, volume, keeper } = await make(folder);
