@@ -358,19 +358,19 @@ export class ScsiVolume implements Volume {
     this.#traits = unitTraits(this.facts, this.#extents, this.#device.transferBytesPreferred);
   }
 
-  beginWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+  async beginWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
     return this.#whole.begin(run, signal);
   }
 
-  commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
     return this.#whole.commit(run, signal);
   }
 
-  rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {
+  async rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {
     return this.#whole.rollBack(options, signal);
   }
 
-  wholeState(signal?: AbortSignal): Promise<WholeState> {
+  async wholeState(signal?: AbortSignal): Promise<WholeState> {
     return this.#whole.state(signal);
   }
 
