@@ -19,6 +19,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
   catalogue: ["base", "platform", "digest", "volume"],
   truth: ["base", "platform"],
   sets: ["base", "platform", "digest", "volume", "truth"],
+  whole: ["base", "platform", "digest", "volume"],
   replicate: ["base", "platform", "scsi", "iscsi", "digest", "volume"],
   cli: [
     "base",
@@ -33,6 +34,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
     "catalogue",
     "truth",
     "sets",
+    "whole",
   ],
 };
 

@@ -21,10 +21,13 @@ import {
   type Geometry,
   type IdentifierWindow,
   type ReadOptions,
+  type RollBackOptions,
+  type RolledBack,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  type WholeState,
   type WriteOptions,
 } from "../volume/volume.ts";
 import { type Catalogue, extentKnowledge } from "./catalogue.ts";
@@ -225,6 +228,29 @@ export class CataloguedVolume implements Volume {
   #histories(): Histories {
     if (this.histories && this.catalogue.isKept) return this.histories;
     throw new AgentError("internal", `${this.name} keeps no histories`);
+  }
+
+  // --- the last whole generation, which is kept below ---
+
+  async beginWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#durably(async () => this.volume.beginWhole?.(run, signal));
+  }
+
+  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#durably(async () => this.volume.commitWhole?.(run, signal));
+  }
+
+  /** What it writes is noted like any other write. */
+  async rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {
+    const { volume } = this;
+    if (!volume.rollBackWhole) throw new AgentError("internal", `${this.name} keeps no before-images`);
+    const noted: RollBackOptions["noted"] = (lba, blocks, action) => this.#noted(lba, blocks, action);
+    return this.#durably(() => volume.rollBackWhole!({ ...options, noted }, signal));
+  }
+
+  async wholeState(signal?: AbortSignal): Promise<WholeState> {
+    if (this.volume.wholeState) return this.volume.wholeState(signal);
+    throw new AgentError("internal", `${this.name} keeps no before-images`);
   }
 
   changeMark(): Promise<string | undefined> {

@@ -13,6 +13,7 @@ import type { Clock } from "../platform/clock.ts";
 import { emptyFile, fileExists, makeFile, removeFile } from "../platform/durable-file.ts";
 import { Loop } from "../platform/loop.ts";
 import type { Random } from "../platform/random.ts";
+import { changeMarkOf, volumeName } from "../volume/change-mark.ts";
 import type { Volume } from "../volume/volume.ts";
 import { Catalogue } from "./catalogue.ts";
 import { CataloguedVolume } from "./catalogued-volume.ts";
@@ -22,7 +23,7 @@ import { historyFolder } from "./history-folder.ts";
 import type { Storage } from "./page-store.ts";
 import { type ScrubOptions, type ScrubProgress, scrub } from "./scrub.ts";
 import { headerBytes, TreeShape } from "./shape.ts";
-import { changeMarkOf, disbelief, readHeader, volumeName } from "./trust.ts";
+import { disbelief, readHeader } from "./trust.ts";
 import { Upkeep } from "./upkeep.ts";
 
 const tickMs = 500;

@@ -4,8 +4,6 @@
 // have written since the last owner let go: closed in order, the volume's change mark must be the one noted then; left by
 // a crash, the volume must not have been written to later than the owner was alive. What can't be seen,
 // docs/formats/catalogue.md lists.
-import { createHash } from "node:crypto";
-import type { Volume } from "../volume/volume.ts";
 import { type Header, newestHeader } from "./header.ts";
 import type { Storage } from "./page-store.ts";
 import { headerBytes } from "./shape.ts";
@@ -15,23 +13,6 @@ const beatSlackMs = 10_000;
 
 /** Of a volume, what its catalogue is made for. */
 export type Subject = Pick<Header, "blockBytes" | "blocks" | "extentBytes" | "digest" | "volume">;
-
-/** What a catalogue is bound to: the volume's name, and of a file the inode. */
-export function volumeName(volume: Volume): Buffer {
-  const inode =
-    volume.identity.keys
-      .find((key) => key.startsWith("file:"))
-      ?.split(":")
-      .at(-1) ?? "";
-  return createHash("sha256").update(`${volume.identity.uuid}\n${inode}`).digest();
-}
-
-/** A device counts its writes from the boot of the host: another boot tells nothing. */
-export async function changeMarkOf(volume: Volume): Promise<string | undefined> {
-  const mark = await volume.changeMark();
-  const device = volume.identity.keys.find((key) => key.startsWith("device:")) ?? "";
-  return mark && `${mark} ${device}`;
-}
 
 export async function readHeader(file: Storage): Promise<Header | undefined> {
   const bytes = Buffer.alloc(2 * headerBytes);

@@ -6,7 +6,7 @@ import { offeredDigests } from "../digest/spec.ts";
 import { isIscsiUrl } from "../initiator/address.ts";
 import type { DiscoveredTarget } from "../initiator/discovery.ts";
 import { ScsiVolume } from "../volume/scsi-volume.ts";
-import { type Volume, volumeBytes } from "../volume/volume.ts";
+import { type Volume, volumeBytes, type WholeState } from "../volume/volume.ts";
 import { parseBlockSize } from "./options.ts";
 import { openVolume, targetsAt } from "./volumes.ts";
 
@@ -38,7 +38,7 @@ Examples:
         return;
       }
       await using volume = await openVolume(name, { writable: false, blockBytes: options.blockSize });
-      const facts = factsOf(volume);
+      const facts = await factsOf(volume);
       process.stdout.write(options.json ? `${JSON.stringify(facts)}\n` : textOf(facts));
     });
 }
@@ -53,9 +53,10 @@ function targetsText({ portal, targets }: { portal: string; targets: readonly Di
     .join("");
 }
 
-function factsOf(volume: Volume) {
+async function factsOf(volume: Volume) {
   const { geometry, identity, traits } = volume;
   const unit = volume instanceof ScsiVolume ? volume.facts : undefined;
+  const whole = traits.keepsWhole ? await volume.wholeState?.() : undefined;
   return {
     volume: volume.name,
     description: identity.description,
@@ -79,11 +80,22 @@ function factsOf(volume: Volume) {
           histories: traits.keepsHistories ?? false,
         }
       : null,
+    /** What its host keeps of its last whole generation. */
+    whole: whole ? { ...whole, run: whole.run?.toString("hex") ?? null } : null,
     digests: [...(traits.digestsOffered ?? offeredDigests.map(({ text }) => text))],
   };
 }
 
-function textOf(facts: ReturnType<typeof factsOf>): string {
+function wholeText(whole: Omit<WholeState, "run">): string {
+  if (whole.state === "whole") return "whole";
+  const since = new Date(whole.sinceMs).toISOString();
+  const kept = `${formatCount(whole.keptExtents)} extents of the last whole one are kept (${formatBytes(whole.keptBytes)})`;
+  const roll = whole.rollingBack ? "; a roll back was begun and has not ended" : "";
+  const doubt = whole.foreign ? "; others have written to it since" : "";
+  return `a mixture since ${since}; ${kept}${roll}${doubt}`;
+}
+
+function textOf(facts: Awaited<ReturnType<typeof factsOf>>): string {
   const rows: [string, string][] = [
     ["Volume", facts.volume],
     ["Kind", facts.description],
@@ -111,6 +123,7 @@ function textOf(facts: ReturnType<typeof factsOf>): string {
       `${digest} of ${formatBytes(extentBytes)}${histories ? ", with histories" : ""}`,
     ]);
   }
+  if (facts.whole) rows.push(["Generation", wholeText(facts.whole)]);
   const singles = facts.digests.filter((text) => /^[a-z0-9]+$/.test(text));
   const others = facts.digests.length - singles.length;
   rows.push([

@@ -50,7 +50,7 @@ export function addServe(program: Command): void {
     .description("Serves files and block devices as LUNs 0, 1, … and prints the URL of each, one a line.")
     .requiredOption(
       "--lun <PATH[,OPTION...]>",
-      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it, `,catalogue` keeps the digests of its extents, so that what nobody wrote need not be read (may be repeated)",
+      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it, `,catalogue` keeps the digests of its extents, so that what nobody wrote need not be read, `,whole` keeps what a synchronization overwrites until it is finished (may be repeated)",
       collect,
     )
     .option(

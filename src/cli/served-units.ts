@@ -16,6 +16,7 @@ import { LogicalUnit } from "../target/logical-unit.ts";
 import { ReservationStore } from "../target/reservation-store.ts";
 import { UnitReservations } from "../target/unit-reservations.ts";
 import type { Volume } from "../volume/volume.ts";
+import { openWhole, type WholeKeeper } from "../whole/keeper.ts";
 import { logLine } from "./log.ts";
 import { extentBytesDefault } from "./options.ts";
 import { isScsiAddress, openVolume } from "./volumes.ts";
@@ -27,19 +28,21 @@ interface LunOptions {
   readonly readonly: boolean;
   readonly removable: boolean;
   readonly catalogue: boolean;
+  readonly whole: boolean;
 }
 
 export function parseLun(text: string): LunOptions {
   if (isScsiAddress(text)) {
     throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
   }
-  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable|catalogue))*)$/s.exec(text)!;
+  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable|catalogue|whole))*)$/s.exec(text)!;
   const given = options!.split(",");
   return {
     path: path!,
     readonly: given.includes("ro"),
     removable: given.includes("removable"),
     catalogue: given.includes("catalogue"),
+    whole: given.includes("whole"),
   };
 }
 
@@ -68,7 +71,8 @@ interface Surroundings {
 
 export class ServedUnits implements AsyncDisposable {
   readonly units: LogicalUnit[] = [];
-  readonly #keepers: CatalogueKeeper[] = [];
+  /** In the order in which they are to be closed. */
+  readonly #keepers: AsyncDisposable[] = [];
 
   /** Opens what `--lun` names, in this order. @throws AgentError what openVolume() throws, `state_damaged`, … */
   static async open(luns: readonly string[], around: Surroundings): Promise<ServedUnits> {
@@ -85,20 +89,33 @@ export class ServedUnits implements AsyncDisposable {
   async #add(options: LunOptions, around: Surroundings): Promise<void> {
     const { path, readonly, removable } = options;
     const { stateFolder, blockSize } = around;
-    if (options.catalogue && readonly) {
+    if ((options.catalogue || options.whole) && readonly) {
+      const what = options.catalogue ? "a catalogue" : "the last whole generation";
       throw new AgentError(
         "usage",
-        `Cannot keep a catalogue of "${path}": it is served read-only, so that others may write to it unseen`,
+        `Cannot keep ${what} of "${path}": it is served read-only, so that others may write to it unseen`,
       );
     }
     let volume = await openVolume(path, { writable: !readonly, blockBytes: blockSize });
     let keeper: CatalogueKeeper | undefined;
+    let whole: WholeKeeper | undefined;
     try {
       const mounted = readonly ? await mountedAt(path) : undefined;
       if (mounted) logLine("warning", `${path} is ${mounted}: what is read of it may change meanwhile`);
       const uuid = volume.identity.uuid!;
       const store = new ReservationStore(join(stateFolder, "reservations", uuid), uuid);
       const reservations = new UnitReservations(store, await store.load());
+      if (options.whole) {
+        whole = await openWhole(volume, {
+          folder: stateFolder,
+          clock: systemClock,
+          random: systemRandom,
+          log: logLine,
+          changedMs: () => lastChangeMs(path),
+        });
+        volume = whole.volume;
+      }
+      // Above it: a roll back is a write that a catalogue has to know of.
       if (options.catalogue) {
         keeper = await this.#keeper(volume, around);
         volume = keeper.volume;
@@ -109,10 +126,11 @@ export class ServedUnits implements AsyncDisposable {
       this.units.push(
         new LogicalUnit(lun, volume, { readonly, removable, reservations, journal, uuid, clock }),
       );
-      if (keeper) this.#keepers.push(keeper);
+      for (const each of [keeper, whole]) if (each) this.#keepers.push(each);
       keeper?.start();
     } catch (error) {
       await keeper?.[Symbol.asyncDispose]();
+      await whole?.[Symbol.asyncDispose]();
       await volume[Symbol.asyncDispose]();
       throw error;
     }

@@ -90,3 +90,11 @@ export async function makePrivateFile(path: string): Promise<number> {
   await syncFolder(path);
   return 0;
 }
+
+/** Leaves the first `kept` bytes of a file as they are, and makes the rest of it a hole, up to `bytes`. */
+export async function emptyFileBehind(path: string, kept: number, bytes: number): Promise<void> {
+  await using file = await open(path, "r+");
+  await file.truncate(kept);
+  await file.truncate(bytes);
+  await file.sync();
+}

@@ -25,6 +25,7 @@ import {
 import { RangeLog } from "./range-log.ts";
 import { Shipper } from "./ship.ts";
 import { Trimmer } from "./trim.ts";
+import { WholeRun } from "./whole-run.ts";
 
 const passesMax = 3;
 const badKeptMax = 1000;
@@ -78,6 +79,7 @@ class Run {
     let failure: unknown;
     let last: PassResult = { changed: false, uncertain: false };
     try {
+      const whole = this.#shipping && (await WholeRun.begin(this.#shipping));
       if (this.#shipping) this.#generations = await Generations.begin(this.#shipping);
       for (counters.pass = 1; ; counters.pass++) {
         last = await this.#pass(extentBlocks);
@@ -90,8 +92,10 @@ class Run {
         );
       }
       if (sizesOf(volumes) !== sizes) throw new Error("their sizes have changed");
-      if (this.#verdict(last, undefined) === "equal")
+      if (this.#verdict(last, undefined) === "equal") {
         this.#committed = (await this.#generations?.commit()) ?? false;
+        await whole?.commit();
+      }
     } catch (error) {
       // Whatever it ran into then: nothing was planned for it.
       const resized = sizesOf(volumes) !== sizes;

@@ -187,6 +187,8 @@ export interface VendorPage {
   readonly histories: boolean;
   /** GROW is there: the unit can be given more blocks. */
   readonly grow: boolean;
+  /** It keeps before-images of the open run. */
+  readonly whole: boolean;
   /** What the catalogue is of: an index into the digests, log2 of blocks, log2 of the fan-out. */
   readonly catalogueDigest: number;
   readonly catalogueExtentSize: number;

@@ -34,6 +34,10 @@ export const vendorFunction = {
   commitGeneration: 0x08,
   changesSince: 0x09,
   grow: 0x0a,
+  beginWhole: 0x0b,
+  commitWhole: 0x0c,
+  rollBack: 0x0d,
+  wholeState: 0x0e,
 } as const;
 
 /** SOURCE: where the device server may take the identifiers from. */
@@ -193,6 +197,7 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    whole: flag(62, 5),
     grow: flag(62, 4),
     histories: flag(62, 3),
     findExtents: flag(62, 2),

@@ -70,6 +70,7 @@ export function vendorPageOf(unit: LogicalUnit): Buffer {
     width16: true,
     ...catalogueOf(unit),
     grow: unit.volume.traits.grows ?? false,
+    whole: unit.volume.traits.keepsWhole ?? false,
     smallestExtentSize: 0,
     largestExtentSize: Math.log2(extentBytesMax / blockBytes),
     preferredExtentSize: Math.log2(preferredExtentBytes / blockBytes),

@@ -7,7 +7,7 @@ import { AgentError } from "../base/errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { type Condition, type Sense, sense } from "../scsi/sense.ts";
-import type { Volume } from "../volume/volume.ts";
+import type { RolledBack, Volume } from "../volume/volume.ts";
 import type { AtomicJournal } from "./atomic-journal.ts";
 import type { CopyStatus } from "./copy-commands.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
@@ -57,6 +57,8 @@ export class LogicalUnit {
   /** What goes on whatever becomes of the task that began it. */
   readonly #background = new Set<Promise<unknown>>();
   readonly #stopping = new AbortController();
+  /** A roll back, until somebody was told of its end. */
+  #rollBack: Promise<RolledBack> | undefined;
   /** One at a time looks at the volume's size, or changes it. */
   readonly #sizing = new Semaphore(1);
   /** Nexuses by which the removal of the medium is prevented. */
@@ -207,6 +209,44 @@ export class LogicalUnit {
     } finally {
       if (this.volume.geometry.blocks !== before) this.raiseAttention("capacityChanged", asked);
       leave();
+    }
+  }
+
+  /** Begins a run: what a roll back before it did is of no interest any more. @throws AgentError */
+  async beginWhole(run: Buffer): Promise<void> {
+    await this.volume.beginWhole(run);
+    this.#rollBack = undefined;
+  }
+
+  /**
+   * Rolls the volume back, or waits for the roll back that is under way already; undefined if that takes longer than
+   * `waitMs`. Other initiators are told that the medium may have changed. @throws AgentError
+   */
+  async rollBack(force: boolean, by: Nexus, waitMs: number): Promise<RolledBack | undefined> {
+    this.#rollBack ??= this.inBackground(async (signal) => {
+      const leave = await this.#sizing.acquire();
+      try {
+        return await this.volume.rollBackWhole({ force }, signal);
+      } finally {
+        this.raiseAttention("mediumMayHaveChanged", by);
+        leave();
+      }
+    });
+    const running = this.#rollBack;
+    running.catch(() => {}); // whoever asks next is told
+    const waited = new AbortController();
+    try {
+      const done = await Promise.race([
+        running,
+        this.#clock.sleep(waitMs, waited.signal).then(() => undefined),
+      ]);
+      if (done) this.#rollBack = undefined;
+      return done;
+    } catch (error) {
+      this.#rollBack = undefined;
+      throw error;
+    } finally {
+      waited.abort();
     }
   }
 

@@ -41,8 +41,10 @@ export function notAnswered(error: unknown): ScsiResult {
     // Only the catalogue was wanted, and does not know.
     if (error.code === "not_known")
       return checkCondition("commandSequenceError", { information: error.lba ?? 0 });
-    // What lies behind the unit has to be extended by its administrator first.
-    if (error.code === "size_mismatch") return checkCondition("commandSequenceError");
+    // What lies behind the unit has to be extended by its administrator first; another run is open; others have written.
+    if (error.code === "size_mismatch" || error.code === "backup_mismatch")
+      return checkCondition("commandSequenceError");
+    if (error.code === "backup_damaged") return checkCondition("unrecoveredReadError");
   }
   return failedResult(error, "read");
 }

@@ -11,6 +11,7 @@ import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
 import { checkCondition, invalidParameter, type ScsiResult } from "./scsi-task.ts";
 import { answer, nothing, type Submission } from "./submission.ts";
+import { ofWhole } from "./whole-functions.ts";
 
 const pairBytes = 16;
 const generationBytes = 16;
@@ -42,7 +43,7 @@ export function ofUnit(
     case vendor.vendorFunction.grow:
       return growth(unit, nexus, fields, data);
     default:
-      return undefined;
+      return ofWhole(unit, nexus, fields, data);
   }
 }
 

@@ -3,6 +3,8 @@
 // Guarantees: no command gets past exclusively(), since every one of them reads and writes through here; while
 // `writeCache` is false (WCE of the caching mode page), what is written is on the medium before it is reported.
 import { lengthOf } from "../base/bytes.ts";
+import { AgentError } from "../base/errors.ts";
+import { type Access, RangeLocks } from "../base/range-locks.ts";
 import type {
   CompareAnswer,
   DigestAnswer,
@@ -10,15 +12,26 @@ import type {
   GenerationChanges,
   Geometry,
   ReadOptions,
+  RollBackOptions,
+  RolledBack,
   Volume,
   VolumeIdentity,
   VolumeTraits,
+  WholeState,
   WriteOptions,
 } from "../volume/volume.ts";
-import { type Access, RangeLocks } from "./range-locks.ts";
 
 /** What an exclusive action does with the blocks that it has for itself. */
 export type ExclusiveVolume = Pick<Volume, "read" | "write" | "zero">;
+
+const nothingKept: WholeState = {
+  state: "whole",
+  keptExtents: 0,
+  keptBytes: 0,
+  sinceMs: 0,
+  rollingBack: false,
+  foreign: false,
+};
 
 export class UnitVolume implements Volume {
   writeCache = true;
@@ -138,6 +151,26 @@ export class UnitVolume implements Volume {
 
   async grow(blocks: number, signal?: AbortSignal): Promise<void> {
     await this.#volume.grow?.(blocks, signal);
+  }
+
+  async beginWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#volume.beginWhole?.(run, signal);
+  }
+
+  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#volume.commitWhole?.(run, signal);
+  }
+
+  /** While nobody writes, or begins to read. @throws AgentError `internal` where it keeps nothing */
+  rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {
+    return this.#within("exclusive", 0, this.geometry.blocks, async () => {
+      if (this.#volume.rollBackWhole) return this.#volume.rollBackWhole(options, signal);
+      throw new AgentError("internal", `${this.name} keeps no before-images`);
+    });
+  }
+
+  async wholeState(signal?: AbortSignal): Promise<WholeState> {
+    return (await this.#volume.wholeState?.(signal)) ?? nothingKept;
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {

@@ -152,11 +152,11 @@ export class ScsiDigests {
   ): Promise<Buffer> {
     const { initialValue } = window;
     const asked = { ...this.#question(window), function: func, initialValue };
-    return (await this.#submit(asked, data, allocationLength, signal)).dataIn;
+    return (await this.submit(asked, data, allocationLength, signal)).dataIn;
   }
 
   /** SUBMIT and RECEIVE, sent back to back: RECEIVE waits for its SUBMIT. */
-  async #submit(
+  async submit(
     asked: Parameters<typeof parameterListHeader.encode>[0],
     data: readonly Buffer[],
     allocationLength: number,
@@ -259,7 +259,7 @@ export class ScsiDigests {
     const list = growList.encode({ volumeUuid, numberOfBlocks: BigInt(blocks) });
     const refused = (sense: Sense) => isCondition(sense, "commandSequenceError");
     const asked = { function: vendorFunction.grow };
-    const outcome = await this.#submit(asked, [list], answerHeader.bytes, signal, refused);
+    const outcome = await this.submit(asked, [list], answerHeader.bytes, signal, refused);
     return outcome.status === status.good;
   }
 

@@ -19,6 +19,7 @@ import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
+import { ScsiWhole } from "./scsi-whole.ts";
 import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
 import { growUnit } from "./unit-growth.ts";
@@ -34,10 +35,13 @@ import {
   type GenerationChanges,
   type Geometry,
   type ReadOptions,
+  type RollBackOptions,
+  type RolledBack,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
+  type WholeState,
   type WriteExtentsOptions,
   type WriteOptions,
 } from "./volume.ts";
@@ -53,6 +57,7 @@ export class ScsiVolume implements Volume {
   readonly name: string;
   readonly identity: VolumeIdentity;
   readonly #device: ScsiDevice;
+  readonly #clock: Clock;
   readonly #commands: UnitCommands;
   readonly #digests: ScsiDigests | undefined;
   readonly #extents: ScsiExtents | undefined;
@@ -67,6 +72,7 @@ export class ScsiVolume implements Volume {
 
   private constructor(device: ScsiDevice, facts: UnitFacts, clock: Clock) {
     this.#device = device;
+    this.#clock = clock;
     this.#commands = new UnitCommands(device, clock);
     this.#facts = facts;
     this.name = device.name;
@@ -350,6 +356,28 @@ export class ScsiVolume implements Volume {
       this.#growingTo = undefined;
     }
     this.#traits = unitTraits(this.facts, this.#extents, this.#device.transferBytesPreferred);
+  }
+
+  async beginWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    return this.#whole.begin(run, signal);
+  }
+
+  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
+    return this.#whole.commit(run, signal);
+  }
+
+  async rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {
+    return this.#whole.rollBack(options, signal);
+  }
+
+  async wholeState(signal?: AbortSignal): Promise<WholeState> {
+    return this.#whole.state(signal);
+  }
+
+  get #whole(): ScsiWhole {
+    const page = this.facts.vendorPage;
+    if (!this.#digests || !page?.whole) throw this.#unable("BEGIN WHOLE and ROLL BACK");
+    return new ScsiWhole(this.name, page.volumeUuid, this.#digests, this.#commands, this.#clock);
   }
 
   async changeMark(): Promise<string | undefined> {

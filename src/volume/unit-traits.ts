@@ -60,6 +60,7 @@ export function unitTraits(
     keepsHistories: catalogue !== undefined && (page?.histories ?? false),
     findsExtents: catalogue !== undefined && (page?.findExtents ?? false),
     grows: page?.grow ?? false,
+    keepsWhole: page?.whole ?? false,
   };
 }
 

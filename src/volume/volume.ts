@@ -61,6 +61,8 @@ export interface VolumeTraits {
   readonly keepsHistories?: boolean;
   /** grow() is there, and its peer has it; absent: no. */
   readonly grows?: boolean;
+  /** beginWhole(), commitWhole(), rollBackWhole() and wholeState() are there; absent: no. */
+  readonly keepsWhole?: boolean;
 }
 
 export interface ReadOptions {
@@ -136,6 +138,40 @@ export interface GenerationChanges {
   readonly generation: Buffer;
   readonly names: "changed" | "unchanged";
   readonly ranges: readonly { readonly first: number; readonly count: number }[];
+}
+
+/** Whether a volume is a whole generation, and what is kept of its last one while it is not. */
+export interface WholeState {
+  readonly state: "whole" | "open";
+  /** 16 bytes: the run that is open. */
+  readonly run?: Buffer;
+  readonly keptExtents: number;
+  /** What the before-images take. */
+  readonly keptBytes: number;
+  /** When the first run since the last whole generation began: ms since 1970; 0 where none is open. */
+  readonly sinceMs: number;
+  /** A roll back was begun, and has not ended. */
+  readonly rollingBack: boolean;
+  /** Somebody else has written to the volume since: the before-images are no generation of it. */
+  readonly foreign: boolean;
+}
+
+/** What a roll back did. */
+export interface RolledBack {
+  /** Extents that are as they were; 0 where no run was open. */
+  readonly extents: number;
+  readonly bytes: number;
+  /** Extents of which some blocks could not be read before they were overwritten: those are as the run left them. */
+  readonly unreadable: number;
+  /** Extents whose before-image was lost: they are as the run left them. */
+  readonly lost: number;
+}
+
+export interface RollBackOptions {
+  /** Also where somebody else has written since, and past before-images that are damaged. */
+  readonly force?: boolean;
+  /** Whoever has to know of writes before they begin makes each of them. */
+  readonly noted?: (lba: number, blocks: number, action: () => Promise<void>) => Promise<void>;
 }
 
 /** Blocks that the volume may have already, in another place. */
@@ -257,6 +293,26 @@ export interface Volume extends AsyncDisposable {
    * somebody else has to extend first
    */
   grow?(blocks: number, signal?: AbortSignal): Promise<void>;
+
+  /**
+   * From here on what is overwritten is kept, until the run (16 bytes) is committed. One that is open goes on, whoever began
+   * it: its before-images are of the last whole generation. @throws AgentError `no_space`, `io_error`
+   */
+  beginWhole?(run: Buffer, signal?: AbortSignal): Promise<void>;
+
+  /**
+   * The volume is a whole generation, on the medium; what was kept is gone. @throws AgentError `backup_mismatch` if another
+   * run is open; `not_proved` if writes of it were lost
+   */
+  commitWhole?(run: Buffer, signal?: AbortSignal): Promise<void>;
+
+  /**
+   * The volume is again the last whole generation, on the medium; nothing happens where it is one. What was cut off is gone
+   * through again. @throws AgentError `backup_mismatch` if somebody else has written to it; `backup_damaged`, `size_mismatch`
+   */
+  rollBackWhole?(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack>;
+
+  wholeState?(signal?: AbortSignal): Promise<WholeState>;
 
   /** Something that changes whenever the volume may have been written to, or undefined where that can't be told. */
   changeMark(): Promise<string | undefined>;

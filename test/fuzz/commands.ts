@@ -149,15 +149,25 @@ function growthData(random: Random, { blocks, uuids }: Surroundings): Buffer {
   });
 }
 
+/** A unit and a run, of which there are few; a list of ROLL BACK is shorter. */
+function wholeData(random: Random, func: number, { uuids }: Surroundings): Buffer {
+  if (func === 14) return Buffer.alloc(chance(random, 0.9) ? 0 : 8);
+  const uuid = chance(random, 0.9) ? oneOf(random, uuids) : bytesOf(random, 16);
+  const rest = func === 13 ? Buffer.alloc(8, 0) : Buffer.alloc(16, below(random, 3));
+  if (func === 13 && chance(random, 0.3)) rest[0] = below(random, 256);
+  return Buffer.concat([uuid, rest]);
+}
+
 function submitList(random: Random, around: Surroundings): Buffer {
   const extentSize = below(random, 6);
   const extents = below(random, 20);
-  const func = oneOf(random, [1, 1, 2, 3, 6, 7, 8, 9, 10, 11]);
+  const func = oneOf(random, [1, 1, 2, 3, 6, 7, 8, 9, 10, 11, 11, 12, 13, 14, 15]);
   const wide = chance(random, 0.3);
   // Functions of histories have a pair, of which there are few, and a generation.
   const pair = Buffer.alloc(func === 9 ? 16 : 32, below(random, 3));
   const bytes = func === 6 ? 32 : wide ? 16 : 8;
-  const ofUnit = func === 10 ? growthData(random, around) : pair;
+  const ofWhole = func >= 11 && func <= 14 ? wholeData(random, func, around) : pair;
+  const ofUnit = func === 10 ? growthData(random, around) : ofWhole;
   const values = func === 1 ? Buffer.alloc(0) : func >= 7 ? ofUnit : bytesOf(random, extents * bytes);
   const head = vendor.parameterListHeader.encode({
     function: func,

@@ -186,6 +186,7 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   findExtents: fc.boolean(),
   histories: fc.boolean(),
   grow: fc.boolean(),
+  whole: fc.boolean(),
   catalogueDigest: fc.nat(255),
   catalogueExtentSize: fc.nat(255),
   catalogueFanOut: fc.nat(7),

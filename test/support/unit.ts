@@ -8,6 +8,7 @@ import { DeviceServer } from "../../src/target/device-server.ts";
 import { LogicalUnit } from "../../src/target/logical-unit.ts";
 import { type Nexus, nexusKey } from "../../src/target/nexus.ts";
 import type { ScsiResult } from "../../src/target/scsi-task.ts";
+import type { Volume } from "../../src/volume/volume.ts";
 import { MemoryVolume } from "./memory-volume.ts";
 
 export const nexusOf = (port: number): Nexus => {
@@ -28,13 +29,21 @@ export class UnitUnderTest {
 
   constructor(
     blocks = 256,
-    options: Partial<ConstructorParameters<typeof LogicalUnit>[2]> & { blockBytes?: number } = {},
+    options: Partial<ConstructorParameters<typeof LogicalUnit>[2]> & {
+      blockBytes?: number;
+      over?: Volume;
+    } = {},
   ) {
-    const { blockBytes = 512, ...more } = options;
+    const { blockBytes = 512, over, ...more } = options;
     this.blockBytes = blockBytes;
     this.volume = new MemoryVolume("memory", Buffer.alloc(blocks * blockBytes), blockBytes);
     const uuid = "12345678-9abc-4def-8123-456789abcdef";
-    this.unit = new LogicalUnit(0, this.volume, { readonly: false, uuid, clock: systemClock, ...more });
+    this.unit = new LogicalUnit(0, over ?? this.volume, {
+      readonly: false,
+      uuid,
+      clock: systemClock,
+      ...more,
+    });
     const names = { targetName: "iqn.2026-11.com.example:disks", portalGroupTag: 1, revision: "0.1" };
     this.server = new DeviceServer(names, [this.unit]);
   }

@@ -11,6 +11,7 @@ export const blankPage: VendorPage = {
   findExtents: false,
   histories: false,
   grow: false,
+  whole: false,
   catalogueDigest: 0,
   catalogueExtentSize: 0,
   catalogueFanOut: 0,

@@ -1,7 +1,7 @@
 // Range locks: whoever has an exclusive range has it alone, and nobody waits for ever.
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { type Access, type Leave, RangeLocks } from "../../src/target/range-locks.ts";
+import { type Access, type Leave, RangeLocks } from "../../src/base/range-locks.ts";
 
 const request = fc.record({
   start: fc.nat(20),

@@ -1,0 +1,37 @@
+// A synchronization as a run of a replica that keeps its last whole generation: begun before anything is written, committed
+// when all was found equal.
+//
+// Guarantees: where the replica keeps its last whole generation, nothing is written outside of a run; a run that did not
+// find everything equal stays open, so that the replica can be rolled back, or the next run goes on.
+import { AgentError } from "../base/errors.ts";
+import type { SynchronizeOptions } from "./job.ts";
+
+export class WholeRun {
+  readonly #job: SynchronizeOptions;
+  readonly #run: Buffer;
+
+  private constructor(job: SynchronizeOptions, run: Buffer) {
+    this.#job = job;
+    this.#run = run;
+  }
+
+  /** Undefined for a replica that keeps nothing. @throws AgentError what keeps the run from beginning */
+  static async begin(job: SynchronizeOptions): Promise<WholeRun | undefined> {
+    const { replica, random, signal } = job;
+    if (!replica.traits.keepsWhole || !replica.beginWhole || !replica.commitWhole) return undefined;
+    const run = random.bytes(16);
+    await replica.beginWhole(run, signal);
+    return new WholeRun(job, run);
+  }
+
+  /** The replica is whole. Where it does not learn that, its run stays open, which is said. */
+  async commit(): Promise<void> {
+    const { replica, signal, onNotice } = this.#job;
+    try {
+      await replica.commitWhole!(this.#run, signal);
+    } catch (error) {
+      if (!(error instanceof AgentError)) throw error;
+      onNotice?.(`The replica is equal, but its run stays open: ${error.message}`);
+    }
+  }
+}

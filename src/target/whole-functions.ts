@@ -1,0 +1,104 @@
+// The functions of SUBMIT about the last whole generation of a unit: BEGIN WHOLE, COMMIT WHOLE, ROLL BACK, WHOLE STATE.
+//
+// Guarantees: the first three are refused wherever a WRITE would be: to an initiator that may not write, against a
+// reservation, by write protection; and for another volume than the one that is there. A roll back that was begun goes on
+// whatever becomes of the session, and is asked after by the same list. docs/protocol.md is the reference.
+import { status } from "../scsi/command.ts";
+import { parameterListHeader, vendorFunction } from "../scsi/vendor-commands.ts";
+import { rollBackList, rolledBackAnswer, wholeRunList, wholeStateAnswer } from "../scsi/whole-lists.ts";
+import type { RolledBack, WholeState } from "../volume/volume.ts";
+import type { LogicalUnit } from "./logical-unit.ts";
+import type { Nexus } from "./nexus.ts";
+import { checkCondition, invalidParameter, type ScsiResult } from "./scsi-task.ts";
+import { answer, nothing, type Submission } from "./submission.ts";
+
+/** Shorter than an initiator waits for a command. */
+const rollBackWaitMs = 10_000;
+
+const place = parameterListHeader.fields;
+
+interface Head {
+  readonly function: number;
+  readonly dataLength: number;
+}
+
+const answered = (values: Buffer = nothing): Buffer =>
+  answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
+
+/** What such a function begins, or what is wrong with its list; undefined for any other function. */
+export function ofWhole(
+  unit: LogicalUnit,
+  nexus: Nexus,
+  fields: Head,
+  data: Buffer,
+): Submission | ScsiResult | undefined {
+  switch (fields.function) {
+    case vendorFunction.beginWhole:
+    case vendorFunction.commitWhole: {
+      const wrong = refusal(unit, nexus, fields, data, wholeRunList.bytes);
+      if (wrong) return wrong;
+      const run = Buffer.from(wholeRunList.decode(data).run);
+      const begins = fields.function === vendorFunction.beginWhole;
+      const action = () => (begins ? unit.beginWhole(run) : unit.volume.commitWhole(run));
+      return { bytes: 0, work: () => unit.inBackground(action).then(() => answered()) };
+    }
+    case vendorFunction.rollBack: {
+      const wrong = refusal(unit, nexus, fields, data, rollBackList.bytes);
+      if (wrong) return wrong;
+      const { force } = rollBackList.decode(data);
+      return {
+        bytes: rolledBackAnswer.bytes,
+        work: async () => answered(rolledBack(await unit.rollBack(force, nexus, rollBackWaitMs))),
+      };
+    }
+    case vendorFunction.wholeState:
+      if (!unit.volume.traits.keepsWhole) return invalidParameter(place.function.byte);
+      if (fields.dataLength !== 0) return invalidParameter(place.dataLength.byte);
+      return {
+        bytes: wholeStateAnswer.bytes,
+        work: async () => answered(stateOf(await unit.volume.wholeState())),
+      };
+    default:
+      return undefined;
+  }
+}
+
+/** Why a function that leads to writing is not carried out. */
+function refusal(
+  unit: LogicalUnit,
+  nexus: Nexus,
+  fields: Head,
+  data: Buffer,
+  bytes: number,
+): ScsiResult | undefined {
+  if (!unit.volume.traits.keepsWhole) return invalidParameter(place.function.byte);
+  if (fields.dataLength !== bytes) return invalidParameter(place.dataLength.byte);
+  if (!nexus.rights.writes) return checkCondition("writeProtected");
+  if (unit.reservations.conflicts(nexus.key, "write")) return { status: status.reservationConflict };
+  const { volumeUuid } = wholeRunList.fields; // in both lists
+  const uuid = data.subarray(volumeUuid.byte, volumeUuid.byte + volumeUuid.length);
+  if (!unit.uuid.equals(uuid)) return invalidParameter(parameterListHeader.bytes + volumeUuid.byte);
+  return unit.writeProtection && checkCondition(unit.writeProtection);
+}
+
+function rolledBack(done: RolledBack | undefined): Buffer {
+  if (!done) return rolledBackAnswer.encode({ underWay: true });
+  return rolledBackAnswer.encode({
+    extents: BigInt(done.extents),
+    bytes: BigInt(done.bytes),
+    unreadable: BigInt(done.unreadable),
+    lost: BigInt(done.lost),
+  });
+}
+
+function stateOf(state: WholeState): Buffer {
+  return wholeStateAnswer.encode({
+    open: state.state === "open",
+    rollingBack: state.rollingBack,
+    foreign: state.foreign,
+    keptExtents: BigInt(state.keptExtents),
+    keptBytes: BigInt(state.keptBytes),
+    sinceMs: BigInt(Math.round(state.sinceMs)),
+    ...(state.run && { run: state.run }),
+  });
+}

@@ -1,0 +1,154 @@
+// The last whole generation of a logical unit, by our vendor commands BEGIN WHOLE, COMMIT WHOLE, ROLL BACK and WHOLE STATE.
+//
+// Guarantees: each may be asked again after a reconnection, and then does nothing twice. A roll back is waited for as long as
+// the unit says that it goes on. What the unit answers is checked; anything else is a `protocol_error`.
+import { AgentError } from "../base/errors.ts";
+import { checkedNumber } from "../base/units.ts";
+import type { Clock } from "../platform/clock.ts";
+import { status } from "../scsi/command.ts";
+import { parseUuid } from "../scsi/inquiry-data.ts";
+import { isCondition, type Sense } from "../scsi/sense.ts";
+import { answerHeader, vendorFunction } from "../scsi/vendor-commands.ts";
+import { rollBackList, rolledBackAnswer, wholeRunList, wholeStateAnswer } from "../scsi/whole-lists.ts";
+import type { ScsiDigests } from "./scsi-digests.ts";
+import type { UnitCommands } from "./unit-commands.ts";
+import type { RollBackOptions, RolledBack, WholeState } from "./volume.ts";
+
+type Answer = { readonly done: true; readonly data: Buffer } | { readonly done: false };
+
+/** A unit of ours waits by itself for most of a roll back. */
+const pollMs = 200;
+
+const refused = (sense: Sense) => isCondition(sense, "commandSequenceError");
+
+export class ScsiWhole {
+  readonly #name: string;
+  readonly #volumeUuid: Buffer;
+  readonly #digests: ScsiDigests;
+  readonly #commands: UnitCommands;
+  readonly #clock: Clock;
+
+  constructor(name: string, volumeUuid: string, digests: ScsiDigests, commands: UnitCommands, clock: Clock) {
+    this.#clock = clock;
+    this.#name = name;
+    this.#volumeUuid = parseUuid(volumeUuid);
+    this.#digests = digests;
+    this.#commands = commands;
+  }
+
+  async begin(run: Buffer, signal?: AbortSignal): Promise<void> {
+    await this.#ask(vendorFunction.beginWhole, this.#runList(run), 0, signal);
+  }
+
+  async commit(run: Buffer, signal?: AbortSignal): Promise<void> {
+    const { done } = await this.#ask(vendorFunction.commitWhole, this.#runList(run), 0, signal);
+    if (done) return;
+    throw new AgentError(
+      "backup_mismatch",
+      `Cannot commit the run ${run.toString("hex")} of ${this.#name}: it is not the one that is open there; somebody else ` +
+        "has begun one since, or rolled it back. Run it again",
+    );
+  }
+
+  async rollBack({ force = false }: RollBackOptions = {}, signal?: AbortSignal): Promise<RolledBack> {
+    const doing = `Cannot roll back ${this.#name}`;
+    if ((await this.state(signal)).foreign && !force) {
+      throw new AgentError(
+        "backup_mismatch",
+        `${doing}: it was written to past its target since the run began, and old blocks would be put among new ones; ` +
+          "nothing was put back. --force puts back what the run has overwritten all the same",
+      );
+    }
+    const list = [rollBackList.encode({ volumeUuid: this.#volumeUuid, force })];
+    for (;;) {
+      let answer: Answer;
+      try {
+        answer = await this.#ask(vendorFunction.rollBack, list, rolledBackAnswer.bytes, signal);
+      } catch (error) {
+        if (!(error instanceof AgentError) || error.code !== "medium_error") throw error;
+        throw new AgentError(
+          "backup_damaged",
+          `${doing}: a before-image is damaged, or the medium is (the log of its target says which); nothing is lost of the ` +
+            `others. --force puts back all but those that are damaged: ${error.message}`,
+          { cause: error },
+        );
+      }
+      if (!answer.done) {
+        throw new AgentError(
+          "backup_mismatch",
+          `${doing}: it is smaller than it was when the run began; give it that size again and run it once more`,
+        );
+      }
+      const { underWay, extents, bytes, unreadable, lost } = this.#decoded(() =>
+        rolledBackAnswer.decode(answer.data),
+      );
+      if (underWay) {
+        await this.#clock.sleep(pollMs, signal);
+        continue;
+      }
+      return {
+        extents: this.#number(extents),
+        bytes: this.#number(bytes),
+        unreadable: this.#number(unreadable),
+        lost: this.#number(lost),
+      };
+    }
+  }
+
+  async state(signal?: AbortSignal): Promise<WholeState> {
+    const answer = await this.#ask(vendorFunction.wholeState, [], wholeStateAnswer.bytes, signal);
+    if (!answer.done) throw this.#violation("it can't say how it is");
+    const found = this.#decoded(() => wholeStateAnswer.decode(answer.data));
+    return {
+      state: found.open ? "open" : "whole",
+      ...(found.open && { run: Buffer.from(found.run) }),
+      keptExtents: this.#number(found.keptExtents),
+      keptBytes: this.#number(found.keptBytes),
+      sinceMs: this.#number(found.sinceMs),
+      rollingBack: found.rollingBack,
+      foreign: found.foreign,
+    };
+  }
+
+  #runList(run: Buffer): Buffer[] {
+    return [wholeRunList.encode({ volumeUuid: this.#volumeUuid, run })];
+  }
+
+  /** SUBMIT and RECEIVE; a result that is held is gone after a reconnection. */
+  async #ask(func: number, data: readonly Buffer[], bytes: number, signal?: AbortSignal): Promise<Answer> {
+    for (;;) {
+      const { epoch } = this.#commands;
+      try {
+        const asked = { function: func };
+        const outcome = await this.#digests.submit(asked, data, answerHeader.bytes + bytes, signal, refused);
+        if (outcome.status !== status.good) return { done: false };
+        return { done: true, data: outcome.dataIn.subarray(answerHeader.bytes) };
+      } catch (error) {
+        const lost =
+          error instanceof AgentError && error.code === "command_failed" && epoch !== this.#commands.epoch;
+        if (!lost) throw error;
+      }
+    }
+  }
+
+  #violation(what: string): AgentError {
+    return new AgentError(
+      "protocol_error",
+      `${this.#name} answered wrongly about its whole generation: ${what}`,
+    );
+  }
+
+  #decoded<T>(decode: () => T): T {
+    try {
+      return decode();
+    } catch (error) {
+      throw this.#violation((error as Error).message);
+    }
+  }
+
+  #number(value: bigint): number {
+    const number = checkedNumber(value);
+    if (number === undefined) throw this.#violation(`${value}`);
+    return number;
+  }
+}

@@ -1,0 +1,372 @@
+// A volume that is always one whole generation, or can be returned to it: while a run is open, what it overwrites is kept.
+//
+// Guarantees: in a run no block is overwritten before its extent's before-image is on the medium; where that fails, the
+// write fails and nothing is overwritten. A run is committed only when what it wrote is on the medium. A roll back that
+// was cut off is gone through again, with the same end. Runs begin and end between writes, never within one. Whoever keeps
+// something about the volume's content (a catalogue) stands above, and has `noted` called around what a roll back writes.
+import { lengthOf } from "../base/bytes.ts";
+import { AgentError } from "../base/errors.ts";
+import { type Leave, RangeLocks } from "../base/range-locks.ts";
+import {
+  type CompareAnswer,
+  checkRange,
+  type DigestAnswer,
+  type DigestWindow,
+  type Geometry,
+  type IdentifierWindow,
+  type ReadOptions,
+  type RollBackOptions,
+  type RolledBack,
+  type Volume,
+  type VolumeIdentity,
+  type VolumeTraits,
+  volumeBytes,
+  type WholeState,
+  type WriteOptions,
+} from "../volume/volume.ts";
+import { type ExtentImage, hasUnreadable, lengthOfExtent, putBack } from "./extent-images.ts";
+import { extentBytes, journalState } from "./format.ts";
+import type { Journal } from "./journal.ts";
+
+/** What of a long range is kept, and then written, at once. */
+const stepBytes = 64 * extentBytes;
+/** Images that are put back at a time. */
+const putsAtOnce = 8;
+
+export class WholeVolume implements Volume {
+  readonly volume: Volume;
+  readonly journal: Journal;
+  /** Writes share it; what begins or ends a run has it alone. */
+  readonly #gate = new RangeLocks();
+  /** Writes that were lost before this run was begun, or taken up. */
+  #lostBefore: number;
+
+  constructor(volume: Volume, journal: Journal) {
+    this.volume = volume;
+    this.journal = journal;
+    this.#lostBefore = volume.lostWrites ?? 0;
+    if (volume.identifiers) {
+      this.identifiers = (window, signal) => volume.identifiers!(window, signal);
+    }
+  }
+
+  readonly identifiers?: (window: IdentifierWindow, signal?: AbortSignal) => Promise<DigestAnswer>;
+
+  get name(): string {
+    return this.volume.name;
+  }
+
+  get geometry(): Geometry {
+    return this.volume.geometry;
+  }
+
+  get identity(): VolumeIdentity {
+    return this.volume.identity;
+  }
+
+  get traits(): VolumeTraits {
+    return { ...this.volume.traits, keepsWhole: true };
+  }
+
+  get traffic(): Volume["traffic"] {
+    return this.volume.traffic;
+  }
+
+  get lostWrites(): number | undefined {
+    return this.volume.lostWrites;
+  }
+
+  read(lba: number, buffer: Buffer, options?: ReadOptions, signal?: AbortSignal): Promise<void> {
+    return this.volume.read(lba, buffer, options, signal);
+  }
+
+  readNow(lba: number, buffer: Buffer): boolean {
+    return this.volume.readNow?.(lba, buffer) ?? false;
+  }
+
+  writeNow(lba: number, pieces: readonly Buffer[]): boolean {
+    if (!this.volume.writeNow || !this.#gate.open || !this.journal.isSure) return false;
+    if (this.journal.isOpen) {
+      const [first, end] = this.#extentsOf(lba, lengthOf(pieces) / this.geometry.blockBytes);
+      for (let extent = first; extent < end; extent++) if (!this.journal.isKeptNow(extent)) return false;
+    }
+    return this.volume.writeNow(lba, pieces);
+  }
+
+  async write(
+    lba: number,
+    pieces: readonly Buffer[],
+    options?: WriteOptions,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const blocks = lengthOf(pieces) / this.geometry.blockBytes;
+    checkRange(this, lba, blocks);
+    await this.#within(lba, blocks, async () => {
+      await this.#keep(lba, blocks);
+      await this.volume.write(lba, pieces, options, signal);
+    });
+  }
+
+  async zero(
+    lba: number,
+    blocks: number,
+    options?: { unmap?: boolean },
+    signal?: AbortSignal,
+  ): Promise<void> {
+    checkRange(this, lba, blocks);
+    await this.#within(lba, blocks, async () => {
+      if (!this.journal.isOpen) {
+        this.journal.checkSure();
+        return this.volume.zero(lba, blocks, options, signal);
+      }
+      const step = stepBytes / this.geometry.blockBytes;
+      for (let done = 0; done < blocks; ) {
+        const at = lba + done;
+        const count = Math.min(blocks - done, step - (at % step));
+        await this.#keep(at, count);
+        await this.volume.zero(at, count, options, signal);
+        done += count;
+      }
+    });
+  }
+
+  flush(signal?: AbortSignal): Promise<void> {
+    return this.volume.flush(signal);
+  }
+
+  nextData(lba: number, blocks: number, signal?: AbortSignal): ReturnType<Volume["nextData"]> {
+    return this.volume.nextData(lba, blocks, signal);
+  }
+
+  encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
+    return this.volume.encodeDigests(window, signal);
+  }
+
+  decodeDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer> {
+    return this.volume.decodeDigests(window, values, signal);
+  }
+
+  compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
+    return this.volume.compareDigests(window, values, signal);
+  }
+
+  changeMark(): Promise<string | undefined> {
+    return this.volume.changeMark();
+  }
+
+  async remeasure(): Promise<boolean> {
+    return (await this.volume.remeasure?.()) ?? false;
+  }
+
+  async grow(blocks: number, signal?: AbortSignal): Promise<void> {
+    await this.volume.grow?.(blocks, signal);
+  }
+
+  [Symbol.asyncDispose](): PromiseLike<void> {
+    return this.volume[Symbol.asyncDispose]();
+  }
+
+  // --- runs ---
+
+  async beginWhole(run: Buffer): Promise<void> {
+    await this.#alone(async () => {
+      if (this.journal.isOpen) {
+        await this.journal.note("take up the run", { state: journalState.open, run });
+      } else {
+        // What is on the medium now is what a roll back returns to.
+        await this.volume.flush();
+        await this.journal.begin(run, volumeBytes(this.geometry));
+      }
+      this.#lostBefore = this.volume.lostWrites ?? 0;
+    });
+  }
+
+  async commitWhole(run: Buffer): Promise<void> {
+    await this.#alone(async () => {
+      const { header, isOpen } = this.journal;
+      const doing = `Cannot commit the run ${run.toString("hex")} of "${this.name}"`;
+      if (!header.run.equals(run)) {
+        const found = isOpen ? `the run ${header.run.toString("hex")} is open` : "no run is open";
+        throw new AgentError(
+          "backup_mismatch",
+          `${doing}: ${found}; it was begun, or rolled back, by somebody else since. Begin again, and compare`,
+        );
+      }
+      if (!isOpen) return this.#settle(); // already
+      if (header.state === journalState.rollingBack) {
+        throw new AgentError(
+          "backup_mismatch",
+          `${doing}: a roll back of it was begun and has not ended. Roll back again, or begin again and compare`,
+        );
+      }
+      await this.volume.flush();
+      if ((this.volume.lostWrites ?? 0) !== this.#lostBefore) {
+        throw new AgentError(
+          "not_proved",
+          `${doing}: some of what it wrote could not be put on the medium. Begin again, and compare`,
+        );
+      }
+      await this.journal.end(run);
+    });
+  }
+
+  async rollBackWhole(options: RollBackOptions = {}, signal?: AbortSignal): Promise<RolledBack> {
+    const nothing = { extents: 0, bytes: 0, unreadable: 0, lost: 0 };
+    return this.#alone(async () => {
+      if (!this.journal.isOpen) {
+        await this.#settle();
+        return nothing;
+      }
+      this.#checkRollBack(options.force ?? false);
+      await this.journal.note("roll back", { state: journalState.rollingBack });
+      const lostBefore = this.volume.lostWrites ?? 0;
+      const done = await this.#putAllBack(options, signal);
+      await this.volume.flush();
+      if ((this.volume.lostWrites ?? 0) !== lostBefore) {
+        throw new AgentError(
+          "medium_error",
+          `Cannot put on the medium all that was put back onto "${this.name}"; run it once more`,
+        );
+      }
+      await this.journal.end(Buffer.alloc(16));
+      return done;
+    });
+  }
+
+  /** What the medium says is known. */
+  async #settle(): Promise<void> {
+    if (!this.journal.isSure) await this.journal.note("say that the volume is whole", {});
+  }
+
+  #checkRollBack(force: boolean): void {
+    const { header } = this.journal;
+    const bytes = volumeBytes(this.geometry);
+    if (bytes < header.volumeBytes) {
+      throw new AgentError(
+        "size_mismatch",
+        `Cannot roll back "${this.name}": it has ${bytes} bytes, and had ${header.volumeBytes} when the run began; ` +
+          "give it that size again and run it once more",
+      );
+    }
+    if (header.foreign && !force) {
+      throw new AgentError(
+        "backup_mismatch",
+        `Cannot roll back "${this.name}": it was written to past lunsync since the run began, and old blocks would be put ` +
+          "among new ones; nothing was put back. --force puts back what the run has overwritten all the same",
+      );
+    }
+  }
+
+  async #putAllBack(
+    { force = false, noted = (_lba, _blocks, action) => action() }: RollBackOptions,
+    signal?: AbortSignal,
+  ): Promise<RolledBack> {
+    const { blockBytes, blocks } = this.geometry;
+    const before = this.journal.header.volumeBytes;
+    const done = { extents: 0, bytes: 0, unreadable: 0, lost: 0 };
+    const put = async (extent: number, imageOf: () => Promise<ExtentImage | undefined>) => {
+      signal?.throwIfAborted();
+      const length = lengthOfExtent(extent, before);
+      try {
+        const image = await imageOf();
+        if (image) {
+          const lba = (extent * extentBytes) / blockBytes;
+          await noted(lba, length / blockBytes, () => putBack(this.volume, image, before));
+          if (hasUnreadable(image)) done.unreadable++;
+        }
+      } catch (error) {
+        if (!(error instanceof AgentError) || error.code !== "state_damaged") throw error;
+        if (!force) throw this.#damaged(error, done.extents);
+        done.lost++;
+        return;
+      }
+      done.extents++;
+      done.bytes += length;
+    };
+    let puts: Promise<void>[] = [];
+    const settle = async () => {
+      const results = await Promise.allSettled(puts);
+      puts = [];
+      for (const result of results) if (result.status === "rejected") throw result.reason;
+    };
+    try {
+      for await (const { extent, image } of this.journal.images()) {
+        puts.push(put(extent, image));
+        if (puts.length === putsAtOnce) await settle();
+      }
+    } finally {
+      await settle();
+    }
+    // What the volume did not have when the run began.
+    const step = stepBytes / blockBytes;
+    for (let at = before / blockBytes; at < blocks; ) {
+      const [lba, count] = [at, Math.min(blocks - at, step - (at % step))];
+      await noted(lba, count, () => this.volume.zero(lba, count, { unmap: true }));
+      at += count;
+    }
+    return done;
+  }
+
+  #damaged(cause: AgentError, extents: number): AgentError {
+    return new AgentError(
+      "backup_damaged",
+      `Cannot roll back "${this.name}": ${cause.message.split("; ")[0]}. ${extents} extents were put back, and nothing is ` +
+        "lost of the others; --force puts back all but those that are damaged",
+      { cause },
+    );
+  }
+
+  async wholeState(): Promise<WholeState> {
+    const { header, isOpen, keptExtents, keptBytes } = this.journal;
+    if (!isOpen)
+      return { state: "whole", keptExtents: 0, keptBytes: 0, sinceMs: 0, rollingBack: false, foreign: false };
+    return {
+      state: "open",
+      run: header.run,
+      keptExtents,
+      keptBytes,
+      sinceMs: header.sinceMs,
+      rollingBack: header.state === journalState.rollingBack,
+      foreign: header.foreign,
+    };
+  }
+
+  // --- before a write ---
+
+  /** The extents of a range that the volume had when the run began. */
+  #extentsOf(lba: number, blocks: number): [first: number, end: number] {
+    const { blockBytes } = this.geometry;
+    const end = Math.ceil(((lba + blocks) * blockBytes) / extentBytes);
+    return [Math.floor((lba * blockBytes) / extentBytes), Math.min(end, this.journal.extents)];
+  }
+
+  async #keep(lba: number, blocks: number): Promise<void> {
+    this.journal.checkSure();
+    if (!this.journal.isOpen) return;
+    const [first, end] = this.#extentsOf(lba, blocks);
+    const missing: number[] = [];
+    for (let extent = first; extent < end; extent++)
+      if (!(this.journal.isKeptNow(extent) ?? (await this.journal.isKept(extent)))) missing.push(extent);
+    if (missing.length > 0) await this.journal.keep(missing);
+  }
+
+  async #within(lba: number, blocks: number, action: () => Promise<void>): Promise<void> {
+    const entered = this.#gate.enter(lba, blocks, "write");
+    const leave: Leave = entered instanceof Promise ? await entered : entered;
+    try {
+      await action();
+    } finally {
+      leave();
+    }
+  }
+
+  async #alone<T>(action: () => Promise<T>): Promise<T> {
+    const entered = this.#gate.enter(0, Number.MAX_SAFE_INTEGER, "exclusive");
+    const leave: Leave = entered instanceof Promise ? await entered : entered;
+    try {
+      return await action();
+    } finally {
+      leave();
+    }
+  }
+}
