@@ -7,6 +7,7 @@ import { orderedPipeline } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import type { Volume } from "../volume/volume.ts";
 import { volumeBytes } from "../volume/volume.ts";
+import { WholeRun } from "../volume/whole-run.ts";
 import { compareWindow, extentState, type WindowVerdict } from "./compare-window.ts";
 import { commonCatalogue, descend } from "./descend.ts";
 import { Generations } from "./generations.ts";
@@ -25,7 +26,6 @@ import {
 import { RangeLog } from "./range-log.ts";
 import { Shipper } from "./ship.ts";
 import { Trimmer } from "./trim.ts";
-import { WholeRun } from "./whole-run.ts";
 
 const passesMax = 3;
 const badKeptMax = 1000;

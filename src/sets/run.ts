@@ -9,6 +9,7 @@ import type { Clock } from "../platform/clock.ts";
 import { Loop } from "../platform/loop.ts";
 import type { Random } from "../platform/random.ts";
 import type { Lease, Member, SetFacts, TruthStore } from "../truth/store.ts";
+import { WholeRun } from "../volume/whole-run.ts";
 import { type CarriedOut, carryOut } from "./carry-out.ts";
 import { type Gathered, gather, type PageNews } from "./gather.ts";
 import { type OpenVolume, openPoints, type Point } from "./points.ts";
@@ -209,6 +210,8 @@ async function writeDown(
   return generation;
 }
 
+const isDone = ({ later, refused }: CarriedOut): boolean => later === 0 && refused === 0;
+
 async function update(
   { member, volume, why }: Point,
   lease: Lease,
@@ -228,6 +231,11 @@ async function update(
   let reason = why;
   if (volume) {
     try {
+      // What it held is kept until it holds the generation as a whole.
+      const isPending = ((await store.pendingCounts(lease.set)).get(member.id) ?? 0) > 0;
+      const isOpen = volume.traits.keepsWhole && (await volume.wholeState?.(signal))?.state !== "whole";
+      const run =
+        isPending || isOpen ? await WholeRun.begin({ replica: volume, random, signal, onNotice }) : undefined;
       carriedOut = await carryOut({
         lease,
         store,
@@ -238,17 +246,18 @@ async function update(
         random,
         signal,
       });
+      if (isDone(carriedOut)) await run?.commit();
     } catch (error) {
       reason = messageOf(error);
       if (signal.aborted) throw error;
     }
   }
-  const isDone = carriedOut !== undefined && carriedOut.later === 0 && carriedOut.refused === 0;
-  const state: ReplicaResult["state"] = !volume ? "offline" : isDone ? "in step" : "behind";
+  const isInStep = carriedOut !== undefined && isDone(carriedOut);
+  const state: ReplicaResult["state"] = !volume ? "offline" : isInStep ? "in step" : "behind";
   const facts: Partial<Pick<Member, "generation" | "lastResult" | "lastRunMs">> = {
     lastResult: reason === undefined ? state : `${state}: ${reason}`,
     lastRunMs: clock.nowMs(),
-    ...(isDone && { generation }),
+    ...(isInStep && { generation }),
   };
   await store.write(lease, (transaction) => transaction.updateMember(member.id, facts));
   return { name: member.name, address: member.address, state, reason, carriedOut, strayed };

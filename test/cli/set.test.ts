@@ -125,6 +125,36 @@ describe("lunsync set", () => {
     expect(JSON.parse((await set("run", "db", "--json")).stdout)).toMatchObject({ changed: 0 });
   });
 
+  test("returns a replica to its last whole generation where a run was cut off", async () => {
+    await using folder = await WorkFolder.make();
+    const [source, replica] = [folder.file("source"), folder.file("replica")];
+    const [old, now] = [bytesOf(randomOf(3), bytes), bytesOf(randomOf(4), bytes)];
+    await writeFile(source, old);
+    await writeFile(replica, "");
+    await truncate(replica, bytes);
+    const state = ["--state-dir", folder.file("state")];
+    await using served = await serve([
+      "--lun",
+      `${replica},whole,catalogue`,
+      "--state-dir",
+      folder.file("served-state"),
+    ]);
+    const set = (...args: string[]) => lunsync(["set", ...args, ...state]);
+    await set("create", "db", "--source", source, "--replica", `a=${served.url}`);
+    expect((await set("run", "db")).status).toBe(0);
+    await writeFile(source, now);
+    const running = new Running(["set", "run", "db", ...state]);
+    const begins = async () => (await readFile(replica)).subarray(0, MiB);
+    while ((await begins()).equals(old.subarray(0, MiB))) await pause(5);
+    await running.end("SIGKILL");
+    expect((await readFile(replica)).equals(now)).toBe(false); // it was cut off
+    expect((await lunsync(["rollback", served.url])).status).toBe(0);
+    expect((await readFile(replica)).equals(old)).toBe(true);
+    expect((await set("run", "db")).status).toBe(0);
+    expect((await readFile(replica)).equals(now)).toBe(true);
+    expect((await lunsync(["rollback", served.url])).stdout).toMatch(/is a whole generation/);
+  });
+
   test("says who wrote to a replica, and refuses what is not that replica", async () => {
     const world = await under();
     await using _folder = world.folder;

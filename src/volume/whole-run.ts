@@ -4,19 +4,27 @@
 // Guarantees: where the replica keeps its last whole generation, nothing is written outside of a run; a run that did not
 // find everything equal stays open, so that the replica can be rolled back, or the next run goes on.
 import { AgentError } from "../base/errors.ts";
-import type { SynchronizeOptions } from "./job.ts";
+import type { Random } from "../platform/random.ts";
+import type { Volume } from "./volume.ts";
+
+export interface WholeRunOptions {
+  readonly replica: Volume;
+  readonly random: Random;
+  readonly signal?: AbortSignal;
+  readonly onNotice?: (notice: string) => void;
+}
 
 export class WholeRun {
-  readonly #job: SynchronizeOptions;
+  readonly #job: WholeRunOptions;
   readonly #run: Buffer;
 
-  private constructor(job: SynchronizeOptions, run: Buffer) {
+  private constructor(job: WholeRunOptions, run: Buffer) {
     this.#job = job;
     this.#run = run;
   }
 
   /** Undefined for a replica that keeps nothing. @throws AgentError what keeps the run from beginning */
-  static async begin(job: SynchronizeOptions): Promise<WholeRun | undefined> {
+  static async begin(job: WholeRunOptions): Promise<WholeRun | undefined> {
     const { replica, random, signal } = job;
     if (!replica.traits.keepsWhole || !replica.beginWhole || !replica.commitWhole) return undefined;
     const run = random.bytes(16);
