@@ -1,6 +1,6 @@
 // A PostgreSQL server of the test's own: Debian's programs, a temporary folder, a Unix socket in it, no port.
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { chown } from "node:fs/promises";
 import pg from "pg";
 import { run, WorkFolder } from "./lunsync.ts";
@@ -30,6 +30,13 @@ function unprivileged(command: readonly string[]): [string, string[]] {
       : command;
   return [all[0]!, all.slice(1)];
 }
+
+function childrenOf(parent: number): number[] {
+  const text = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8");
+  return text.split(" ").filter(Boolean).map(Number);
+}
+
+const lives = (pid: number) => existsSync(`/proc/${pid}`);
 
 export class PostgresServer implements AsyncDisposable {
   readonly #folder: WorkFolder;
@@ -97,9 +104,23 @@ export class PostgresServer implements AsyncDisposable {
     throw new Error(`the server does not come up: ${this.#log}`);
   }
 
-  /** SIGQUIT: at once, without a checkpoint. SIGKILL: nobody is told. */
+  /**
+   * SIGQUIT: at once, without a checkpoint. SIGKILL: nobody is told; what is left of it ends by itself, or is killed
+   * soon: no server starts beside it.
+   */
   async kill(signal: "SIGQUIT" | "SIGKILL"): Promise<void> {
+    const children = childrenOf(this.#process!.pid!);
     this.#process!.kill(signal);
+    await new Promise((resolve) => this.#process!.once("exit", resolve));
+    for (let i = 0; i < 20 && children.some(lives); i++)
+      await new Promise((resolve) => setTimeout(resolve, 25));
+    for (const child of children.filter(lives)) {
+      try {
+        process.kill(child, "SIGKILL");
+      } catch {
+        // It has ended since.
+      }
+    }
     await this.#ended;
   }
 
