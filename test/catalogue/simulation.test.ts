@@ -4,7 +4,7 @@ import { Simulation } from "./sim.ts";
 
 test("no entry that is believed is wrong, whatever is written, digested and cut off", async () => {
   const sum = { writes: 0, crashes: 0, believed: 0, known: 0, nodes: 0, unchanged: 0 };
-  for (let seed = 1; seed <= 1500; seed++) {
+  for (let seed = 1; seed <= 2000; seed++) {
     const simulation = new Simulation(seed);
     await simulation.run(120).catch((error) => {
       throw new Error(`seed ${seed}: ${error.stack}`);
