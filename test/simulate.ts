@@ -1,0 +1,60 @@
+// Simulations for as long as wanted: npm run simulate [-- --sets --seconds N --seed N --runs N --steps N]
+//
+// Of catalogues, or with --sets of replication sets. A seed replays its run: of catalogues exactly, of sets as far as the
+// database answers in the same order. The exit status is 1 if something was found.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { openSqliteStore } from "../src/truth/sqlite-store.ts";
+import { Simulation } from "./catalogue/sim.ts";
+import { simulate } from "./sets/sim.ts";
+
+const { values } = parseArgs({
+  options: {
+    sets: { type: "boolean", default: false },
+    seconds: { type: "string", default: "60" },
+    seed: { type: "string", default: `${Date.now() % 2 ** 31}` },
+    runs: { type: "string", default: "Infinity" },
+    steps: { type: "string", default: "200" },
+  },
+});
+const [seconds, first, runs, steps] = [values.seconds, values.seed, values.runs, values.steps].map(Number);
+
+type Counts = Readonly<Record<string, number>>;
+
+async function ofCatalogues(seed: number): Promise<Counts> {
+  const simulation = new Simulation(seed);
+  await simulation.run(steps!);
+  return simulation.counts;
+}
+
+async function ofSets(seed: number): Promise<Counts> {
+  const folder = await mkdtemp(join(tmpdir(), "lunsync-simulate-"));
+  try {
+    await using store = await openSqliteStore(join(folder, "truth.sqlite"));
+    return await simulate(seed, store);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+const deadline = performance.now() + seconds! * 1000;
+let run = 0;
+let found = 0;
+const sum: Record<string, number> = {};
+for (; run < runs! && performance.now() < deadline; run++) {
+  const seed = first! + run;
+  try {
+    const counts = await (values.sets ? ofSets : ofCatalogues)(seed);
+    for (const [key, count] of Object.entries(counts)) sum[key] = (sum[key] ?? 0) + count;
+  } catch (error) {
+    found++;
+    console.error(`FOUND seed ${seed}: ${(error as Error).stack}`);
+    console.error(
+      `again: npm run simulate -- ${values.sets ? "--sets " : ""}--seed ${seed} --runs 1 --steps ${steps}`,
+    );
+  }
+}
+console.log(`${run} runs from seed ${first}, ${found} findings; ${JSON.stringify(sum)}`);
+process.exit(found > 0 ? 1 : 0);
