@@ -4,6 +4,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { bytesOf, randomOf } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
+import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
 
 const MiB = 1024 * 1024;
 const bytes = 24 * MiB;
@@ -171,6 +172,32 @@ describe("lunsync set", () => {
     ]);
     expect(await holds("local")).toBe(true);
   });
+
+  test.skipIf(!postgresIsThere)(
+    "is kept by a server that several hosts share, and ends in words without it",
+    async () => {
+      const world = await under();
+      await using folder = world.folder;
+      await using _served = world.served;
+      await using server = await PostgresServer.make();
+      const store = ["--store", await server.database()];
+      const set = (...args: string[]) => lunsync(["set", ...args, ...store]);
+      const replica = `west=${folder.file("local")}`;
+      expect((await set("create", "shared", "--source", world.source, "--replica", replica)).status).toBe(0);
+      expect((await set("run", "shared")).status).toBe(0);
+      expect(await world.holds("local")).toBe(true);
+      expect(JSON.parse((await set("status", "--json")).stdout)).toMatchObject({
+        sets: [{ facts: { name: "shared", generation: 1 } }],
+      });
+      await server[Symbol.asyncDispose]();
+      const gone = await set("run", "shared");
+      expect([gone.status, gone.stderr]).toEqual([
+        expect.any(Number),
+        expect.stringMatching(/database|server|connect/i),
+      ]);
+      expect([3, 6]).toContain(gone.status);
+    },
+  );
 
   test("is paused, given other replicas, and bad input is refused in words", async () => {
     const world = await under();

@@ -106,9 +106,10 @@ export class PostgresServer implements AsyncDisposable {
 
   /**
    * SIGQUIT: at once, without a checkpoint. SIGKILL: nobody is told; what is left of it ends by itself, or is killed
-   * soon: no server starts beside it.
+   * soon: no server starts beside it. Nothing happens to one that was killed already.
    */
   async kill(signal: "SIGQUIT" | "SIGKILL"): Promise<void> {
+    if (this.#process!.exitCode !== null || this.#process!.signalCode !== null) return;
     const children = childrenOf(this.#process!.pid!);
     this.#process!.kill(signal);
     await new Promise((resolve) => this.#process!.once("exit", resolve));
