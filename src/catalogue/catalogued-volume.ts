@@ -6,8 +6,6 @@
 // goes on without the catalogue where that fails and can be thrown away; else it fails.
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
-import { encodingBlock } from "../digest/encoding.ts";
-import { encodeIdentifiers } from "../platform/native-digest.ts";
 import type { Random } from "../platform/random.ts";
 import { volumeIdentifiers } from "../volume/read-digests.ts";
 import {
@@ -30,7 +28,8 @@ import {
   type WholeState,
   type WriteOptions,
 } from "../volume/volume.ts";
-import { type Catalogue, extentKnowledge } from "./catalogue.ts";
+import { Answers } from "./answers.ts";
+import type { Catalogue } from "./catalogue.ts";
 import { changesSince } from "./changes.ts";
 import { findExtents } from "./find.ts";
 import type { Histories } from "./history.ts";
@@ -54,6 +53,7 @@ export class CataloguedVolume implements Volume {
   readonly volume: Volume;
   readonly histories: Histories | undefined;
   readonly #options: CataloguedOptions;
+  readonly #answers: Answers;
   /** What of the volume can be used: no more of it than the catalogue has. */
   #geometry: Geometry;
   /** The blocks of which the catalogue is. */
@@ -64,6 +64,7 @@ export class CataloguedVolume implements Volume {
 
   constructor(volume: Volume, catalogue: Catalogue, options: CataloguedOptions) {
     this.volume = volume;
+    this.#answers = new Answers({ catalogue, volume, ...options });
     this.#geometry = volume.geometry;
     this.#fitted = volume.geometry.blocks;
     this.#lostWrites = volume.lostWrites ?? 0;
@@ -182,14 +183,14 @@ export class CataloguedVolume implements Volume {
   }
 
   async encodeDigests(window: DigestWindow, signal?: AbortSignal): Promise<DigestAnswer> {
-    if ((window.level ?? 0) > 0) return this.#encodeNodes(window);
+    if ((window.level ?? 0) > 0) return this.#answers.nodes(window);
     if (!this.#covers(window)) return this.volume.encodeDigests(window, signal);
-    return this.#answer(window, undefined, signal);
+    return this.#answers.encoded(window, undefined, signal);
   }
 
   async decodeDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<DigestAnswer> {
     if (!this.#covers(window)) return this.volume.decodeDigests(window, values, signal);
-    return this.#answer(window, values, signal);
+    return this.#answers.encoded(window, values, signal);
   }
 
   async compareDigests(window: DigestWindow, values: Buffer, signal?: AbortSignal): Promise<CompareAnswer> {
@@ -201,7 +202,7 @@ export class CataloguedVolume implements Volume {
 
   async identifiers(window: IdentifierWindow, signal?: AbortSignal): Promise<DigestAnswer> {
     if (!this.#covers(window)) return volumeIdentifiers(this.volume, window, signal);
-    const found = await this.#identify(window.lba / window.extentBlocks, window.extents, signal);
+    const found = await this.#answers.identify(window.lba / window.extentBlocks, window.extents, signal);
     return { values: found.identifiers, extents: found.extents, unreadable: found.unreadable };
   }
 
@@ -304,7 +305,7 @@ export class CataloguedVolume implements Volume {
     extents: number,
     signal?: AbortSignal,
   ): Promise<{ extents: number; unreadable: Unreadable | undefined }> {
-    const { extents: done, unreadable } = await this.#identify(first, extents, signal);
+    const { extents: done, unreadable } = await this.#answers.identify(first, extents, signal);
     return { extents: done, unreadable };
   }
 
@@ -372,117 +373,4 @@ export class CataloguedVolume implements Volume {
     );
     return this.#discarding;
   }
-
-  #blocksOfValues(window: DigestWindow, step: number): Buffer {
-    const blocks = Buffer.alloc(16 * window.extents);
-    for (let i = 0; i < window.extents; i++) {
-      encodingBlock(window.initialValue, window.lba + i * step, blocks, 16 * i);
-    }
-    return blocks;
-  }
-
-  /** Identifiers of extents: the catalogue's, and for the rest the data's. */
-  async #identify(
-    first: number,
-    extents: number,
-    signal?: AbortSignal,
-    catalogueOnly = false,
-  ): Promise<{ identifiers: Buffer; extents: number; unreadable: Unreadable | undefined }> {
-    const { catalogue, volume, extentBlocks } = this;
-    const { identifierBytes } = catalogue.shape;
-    const { identifiers, knowledge } = await catalogue.look(first, extents);
-    for (let i = 0; i < extents; ) {
-      if (knowledge[i] === extentKnowledge.known) {
-        i++;
-        continue;
-      }
-      if (knowledge[i] === extentKnowledge.suspect) {
-        const lba = (first + i) * extentBlocks;
-        return {
-          identifiers,
-          extents: i,
-          unreadable: { lba, reason: `the medium differs from what was written at LBA ${lba}` },
-        };
-      }
-      if (catalogueOnly) throw this.#notKnown((first + i) * extentBlocks);
-      let end = i + 1;
-      while (end < extents && knowledge[end] === extentKnowledge.unknown) end++;
-      let unreadable: Unreadable | undefined;
-      const learnt = await catalogue.learn(first + i, end - i, async () => {
-        const found = await volumeIdentifiers(
-          volume,
-          {
-            lba: (first + i) * extentBlocks,
-            extentBlocks,
-            extents: end - i,
-            digest: catalogue.digest,
-            fresh: false,
-          },
-          signal,
-        );
-        unreadable = found.unreadable;
-        return { identifiers: found.values, extents: found.extents };
-      });
-      learnt.identifiers.copy(identifiers, i * identifierBytes, 0, learnt.extents * identifierBytes);
-      if (learnt.extents < end - i) return { identifiers, extents: i + learnt.extents, unreadable };
-      i = end;
-    }
-    return { identifiers, extents, unreadable: undefined };
-  }
-
-  async #answer(
-    window: DigestWindow,
-    input: Buffer | undefined,
-    signal?: AbortSignal,
-  ): Promise<DigestAnswer> {
-    const { identifierBytes } = this.catalogue.shape;
-    const first = window.lba / window.extentBlocks;
-    const found = await this.#identify(first, window.extents, signal, window.catalogueOnly);
-    const { extents, unreadable } = found;
-    const blocks = (input ?? this.#blocksOfValues(window, window.extentBlocks)).subarray(0, 16 * extents);
-    const identifiers = found.identifiers.subarray(0, identifierBytes * extents);
-    const whole = encodeIdentifiers(identifiers, identifierBytes, blocks, input !== undefined);
-    return { values: narrowed(whole, window.width), extents, unreadable };
-  }
-
-  #notKnown(lba: number): AgentError {
-    return new AgentError("not_known", `The catalogue of "${this.name}" knows nothing of LBA ${lba}`, {
-      lba,
-    });
-  }
-
-  /** Nodes of the tree. One that is not believed is answered with what equals nothing. */
-  async #encodeNodes(window: DigestWindow): Promise<DigestAnswer> {
-    const level = window.level!;
-    const { catalogue, extentBlocks } = this;
-    const { identifierBytes, rootLevel, nodes } = catalogue.shape;
-    const step = extentBlocks * fanOut ** level;
-    const first = window.lba / step;
-    const suits =
-      window.digest.text === catalogue.digest.text &&
-      window.extentBlocks === extentBlocks &&
-      level <= rootLevel &&
-      Number.isInteger(first) &&
-      first + window.extents <= nodes[level]!;
-    if (!suits)
-      throw new AgentError("not_known", `The catalogue of "${this.name}" has no such nodes (any more)`);
-    const found = await catalogue.nodes(level, first, window.extents);
-    const unknown = found.indexOf(undefined);
-    if (window.catalogueOnly && unknown >= 0) throw this.#notKnown((first + unknown) * step);
-    const identifiers = Buffer.concat(
-      found.map((each) => each ?? this.#options.random.bytes(identifierBytes)),
-    );
-    const whole = encodeIdentifiers(identifiers, identifierBytes, this.#blocksOfValues(window, step), false);
-    return { values: narrowed(whole, window.width), extents: window.extents, unreadable: undefined };
-  }
-}
-
-/** Values of 16 bytes cut to their first `width`. */
-function narrowed(values: Buffer, width: number): Buffer {
-  if (width === 16) return values;
-  const cut = Buffer.allocUnsafe((values.length / 16) * width);
-  for (let from = 0, to = 0; from < values.length; from += 16, to += width) {
-    values.copy(cut, to, from, from + width);
-  }
-  return cut;
 }
