@@ -255,13 +255,15 @@ describe("the catalogue of a volume that grows while it is kept", () => {
     await kept.keeper.fill(new AbortController().signal);
     await truncate(path, 300 * MiB); // two levels become three
     await volume.remeasure();
-    await kept.keeper.fill(new AbortController().signal);
     expect(catalogue.shape.rootLevel).toBe(3);
-    const since = await volume.changesSince(pair);
-    expect(changedRanges(since!, 4800)).toEqual([
+    const news = [
       { first: 70, count: 1 },
       { first: 128, count: 4800 - 128 }, // the region that got longer, and what is new
-    ]);
+    ];
+    // While that is in doubt, and when it is believed.
+    expect(changedRanges((await volume.changesSince(pair))!, 4800)).toEqual(news);
+    await kept.keeper.fill(new AbortController().signal);
+    expect(changedRanges((await volume.changesSince(pair))!, 4800)).toEqual(news);
   });
 
   test("of one that shrinks is thrown away", async () => {
