@@ -10,6 +10,16 @@ export function deferred<T>(): Deferred<T> {
   return Promise.withResolvers<T>();
 }
 
+/** As Promise.all(); but where one fails, all have come to an end before: nothing runs on behind the caller's back. */
+export async function together<T extends readonly unknown[]>(
+  work: {
+    readonly [K in keyof T]: Promise<T[K]>;
+  },
+): Promise<T> {
+  await Promise.allSettled(work);
+  return (await Promise.all(work)) as unknown as T;
+}
+
 /** Admits holders of up to `capacity` units at a time, first come, first served. */
 export class Semaphore {
   readonly capacity: number;

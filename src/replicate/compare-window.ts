@@ -3,6 +3,7 @@
 // Guarantees: an extent counts as equal only if both sides gave a value for it, for the same random initial value, and
 // the values agree. Where a block can't be read, its extent is marked, and the comparison goes on behind it with a
 // fresh initial value and small windows that grow again.
+import { together } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import { encodingBlock, initialValueBytes, newInitialValue } from "../digest/encoding.ts";
 import {
@@ -33,14 +34,6 @@ interface Step {
   readonly replica: Unreadable | undefined;
 }
 
-/** Both, also when one fails: nothing runs on behind the caller's back. */
-export async function both<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
-  const [first, second] = await Promise.allSettled([a, b]);
-  if (first.status === "rejected") throw first.reason;
-  if (second.status === "rejected") throw second.reason;
-  return [first.value, second.value];
-}
-
 function checkAnswer(answer: DigestAnswer | CompareAnswer, window: DigestWindow, name: string): void {
   const short = answer.extents < window.extents;
   if (answer.extents <= window.extents && short === (answer.unreadable !== undefined)) return;
@@ -58,10 +51,10 @@ const step = (
 ): Step => ({ extents, different, source, replica });
 
 async function byEncoding({ source, replica, signal }: JobOptions, window: DigestWindow): Promise<Step> {
-  const [ours, theirs] = await both(
+  const [ours, theirs] = await together([
     source.encodeDigests(window, signal),
     replica.encodeDigests(window, signal),
-  );
+  ]);
   checkAnswer(ours, window, source.name);
   checkAnswer(theirs, window, replica.name);
   const extents = Math.min(ours.extents, theirs.extents);

@@ -4,11 +4,10 @@
 // random initial value; every other extent is in exactly one window, in order. Memory is bounded: no more than
 // `rangesMax` ranges of a level are looked into at once.
 
-import { orderedPipeline } from "../base/async.ts";
+import { orderedPipeline, together } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import { newInitialValue } from "../digest/encoding.ts";
 import { type CatalogueOffer, differences } from "../volume/volume.ts";
-import { both } from "./compare-window.ts";
 import type { JobOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
 
@@ -111,10 +110,10 @@ async function compareNodes(
     fresh: false,
     level,
   };
-  const [ours, theirs] = await both(
+  const [ours, theirs] = await together([
     source.encodeDigests(window, signal),
     replica.encodeDigests(window, signal),
-  );
+  ]);
   for (const [answer, { name }] of [
     [ours, source],
     [theirs, replica],

@@ -5,11 +5,12 @@
 // them as changed. A generation is committed, on both sides, only after a run that found everything equal; what was
 // written since that run began counts as changed since the generation. Whatever goes wrong with histories, the volumes
 // are compared.
+
 import { createHash } from "node:crypto";
+import { together } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import { complement, type Range, union } from "../base/ranges.ts";
 import type { CatalogueOffer, GenerationChanges } from "../volume/volume.ts";
-import { both } from "./compare-window.ts";
 import { commonCatalogue } from "./descend.ts";
 import type { SynchronizeOptions } from "./job.ts";
 import type { PlannedWindow } from "./plan.ts";
@@ -54,14 +55,14 @@ export class Generations {
       // Before anything is looked at: what changes from here on belongs to the next run. Whoever begins another one
       // meanwhile keeps this one from being committed.
       const generation = random.bytes(16);
-      await both(
+      await together([
         source.beginGeneration!(pair, generation, signal),
         replica.beginGeneration!(pair, generation, signal),
-      );
-      const [since, sinceTheirs] = await both(
+      ]);
+      const [since, sinceTheirs] = await together([
         source.changesSince!(pair, signal),
         replica.changesSince!(pair, signal),
-      );
+      ]);
       const total = Math.ceil(source.geometry.blocks / catalogue.extentBlocks);
       const common = since && sinceTheirs && since.generation.equals(sinceTheirs.generation);
       const changed = common && union(changedRanges(since, total), changedRanges(sinceTheirs, total));

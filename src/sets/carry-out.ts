@@ -3,7 +3,6 @@
 // Guarantees: only what the truth has is written: an extent that the source has changed since is left to the next run. Only
 // what the replica was proved to hold is overwritten: what somebody wrote since is refused. What leaves the table was
 // flushed, and proved from the medium. Memory is bounded by one window.
-import { newInitialValue } from "../digest/encoding.ts";
 import { programOf } from "../digest/spec.ts";
 import { identifyMemory } from "../platform/block-file.ts";
 import { isZero } from "../platform/native-digest.ts";
@@ -11,7 +10,7 @@ import type { Random } from "../platform/random.ts";
 import { entryRefused } from "../truth/pending.ts";
 import { type EntryRun, extentsOfPage, type Lease, type TruthStore } from "../truth/store.ts";
 import type { Volume } from "../volume/volume.ts";
-import { encoded, extentsIn, type Shape, unnamed, valueBytes, Zeros } from "./values.ts";
+import { encoded, extentsIn, provedBy, type Shape, unnamed, valueBytes, Zeros } from "./values.ts";
 
 const pagesOfWindow = 16;
 
@@ -160,24 +159,9 @@ class Step {
     });
   }
 
-  /** Encoded values of neighbours; what can't be read equals nothing. */
-  async #values(
-    first: number,
-    count: number,
-    fresh: boolean,
-  ): Promise<{ values: Buffer; initialValue: Buffer }> {
+  #values(first: number, count: number, fresh: boolean): Promise<{ values: Buffer; initialValue: Buffer }> {
     const { replica, shape, random, signal } = this.#options;
-    const { extentBlocks, digest } = shape;
-    const initialValue = newInitialValue(random);
-    const values = random.bytes(count * valueBytes);
-    for (let i = 0; i < count; ) {
-      const extents = Math.min(count - i, replica.traits.windowExtentsMax);
-      const window = { lba: (first + i) * extentBlocks, extentBlocks, extents, digest, fresh };
-      const answer = await replica.encodeDigests({ ...window, initialValue, width: 16 }, signal);
-      answer.values.copy(values, i * valueBytes, 0, answer.extents * valueBytes);
-      i += answer.extents + (answer.unreadable ? 1 : 0);
-    }
-    return { values, initialValue };
+    return provedBy(replica, shape, first, count, { fresh, random, signal });
   }
 
   /** Those that are on the replica's medium as the truth has them. */

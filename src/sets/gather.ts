@@ -3,11 +3,12 @@
 //
 // Guarantees: nothing is written anywhere, neither to a volume nor to the database: what was decided is in the spool. An
 // extent of the source that can't be read changes nothing. Memory is bounded by one window for each sync point.
-import { newInitialValue } from "../digest/encoding.ts";
+import { together } from "../base/async.ts";
+import { AgentError } from "../base/errors.ts";
 import type { Random } from "../platform/random.ts";
 import { decide, type Report, reportOf, reportOffline, type SyncPoint } from "../truth/decide.ts";
 import { type Proof, proveExtents } from "../truth/extent-state.ts";
-import { entryToKeep, entryToSend, type Pending } from "../truth/pending.ts";
+import { entryToKeep, entryToSend, type Pending, sameContent } from "../truth/pending.ts";
 import { recover } from "../truth/recovery.ts";
 import {
   type EntryRun,
@@ -18,9 +19,9 @@ import {
 } from "../truth/store.ts";
 import { volumeIdentifiers } from "../volume/read-digests.ts";
 import type { Volume } from "../volume/volume.ts";
-import type { Point } from "./points.ts";
+import { leave, type Point } from "./points.ts";
 import type { Spool } from "./spool.ts";
-import { encoded, extentsIn, type Shape, unnamed, valueBytes, Zeros } from "./values.ts";
+import { ask, encoded, extentsIn, provedBy, type Shape, unnamed, valueBytes, Zeros } from "./values.ts";
 
 /** What is written down of one page. */
 export interface PageNews {
@@ -58,10 +59,24 @@ export interface GatherOptions {
 interface Proved {
   readonly proofs: readonly Proof[];
   readonly asSource: (i: number) => boolean;
+  /** It holds the truth everywhere. */
+  readonly allEqual: boolean;
 }
 
 /** An entry of one extent. */
 interface Entry extends Pending<Buffer> {}
+
+const sameIdentifier = (a: Buffer, b: Buffer): boolean => a.equals(b);
+
+function isSameEntry(a: Entry | undefined, b: Entry | undefined): boolean {
+  if (a === undefined || b === undefined || a === b) return a === b;
+  return (
+    a.action === b.action &&
+    sameContent(a.previous, b.previous, sameIdentifier) &&
+    (a.sent === undefined) === (b.sent === undefined) &&
+    sameContent(a.sent?.content, b.sent?.content, sameIdentifier)
+  );
+}
 
 export async function gather(options: GatherOptions, spool: Spool<PageNews>): Promise<Gathered> {
   const gathered: Gathered = { changed: 0, unreadable: 0, strayed: new Map() };
@@ -112,7 +127,7 @@ class Window {
     // Before the replicas: what they hold is compared with it, too.
     this.#held = await this.#heldBySource();
     const old = tables.map((runs) => this.#perExtent(runs));
-    const proved = await Promise.all(replicas.map((point, i) => this.#prove(point, tables[i]!)));
+    const proved = await together(replicas.map((point, i) => this.#prove(point, tables[i]!)));
     await this.#decide(old, proved, spool);
   }
 
@@ -136,19 +151,15 @@ class Window {
   /** Identifiers of the source; where it can't be read, the truth's. */
   async #heldBySource(): Promise<Buffer> {
     const { source, shape, signal } = this.#options;
+    const { extentBlocks, digest } = shape;
     const held = Buffer.from(this.#truth);
-    for (let i = 0; i < this.#count; ) {
-      const { extentBlocks, digest } = shape;
-      const most = Math.min(this.#count - i, source.volume.traits.windowExtentsMax);
-      const lba = (this.#first + i) * extentBlocks;
-      const window = { lba, extentBlocks, extents: most, digest, fresh: false };
-      const answer = await volumeIdentifiers(source.volume, window, signal);
-      answer.values.copy(held, i * this.#width, 0, answer.extents * this.#width);
-      i += answer.extents;
-      if (!answer.unreadable) continue;
-      this.#gathered.unreadable++;
-      i++;
-    }
+    this.#gathered.unreadable += await ask(source.volume, this.#first, this.#count, held, (at, extents) =>
+      volumeIdentifiers(
+        source.volume,
+        { lba: at * extentBlocks, extentBlocks, extents, digest, fresh: false },
+        signal,
+      ),
+    );
     return held;
   }
 
@@ -167,23 +178,23 @@ class Window {
     return entries;
   }
 
-  /** What a replica proves of each extent; undefined if it is offline. What it can't read it does not hold. */
-  async #prove({ volume }: Point, table: readonly EntryRun[]): Promise<Proved | undefined> {
-    if (!volume) return undefined;
+  /** What a replica proves of each extent; undefined if it is offline. Who stops answering is offline from there on. */
+  async #prove(point: Point, table: readonly EntryRun[]): Promise<Proved | undefined> {
     const { shape, random, signal } = this.#options;
-    const { extentBlocks, digest } = shape;
-    const initialValue = newInitialValue(random);
-    const proved = random.bytes(this.#count * valueBytes); // equals nothing
-    for (let i = 0; i < this.#count; ) {
-      const most = Math.min(this.#count - i, volume.traits.windowExtentsMax);
-      const lba = (this.#first + i) * extentBlocks;
-      const answer = await volume.encodeDigests(
-        { lba, extentBlocks, extents: most, digest, initialValue, width: 16, fresh: false },
-        signal,
-      );
-      answer.values.copy(proved, i * valueBytes, 0, answer.extents * valueBytes);
-      i += answer.extents + (answer.unreadable ? 1 : 0);
+    if (!point.volume) return undefined;
+    const how = { fresh: false, random, signal };
+    const answer = await provedBy(point.volume, shape, this.#first, this.#count, how).catch(
+      (error: unknown) => {
+        signal.throwIfAborted();
+        if (!(error instanceof AgentError)) throw error;
+        return error;
+      },
+    );
+    if (answer instanceof AgentError) {
+      await leave(point, answer.message);
+      return undefined;
     }
+    const { values: proved, initialValue } = answer;
     const encode = (first: number, identifiers: Buffer) => encoded(shape, first, identifiers, initialValue);
     const truth = encode(this.#first, this.#truth);
     const zeros = encode(this.#first, this.#zeros);
@@ -216,7 +227,7 @@ class Window {
     const held = encode(this.#first, this.#held);
     const asSource = (i: number) =>
       proved.compare(held, i * valueBytes, (i + 1) * valueBytes, i * valueBytes, (i + 1) * valueBytes) === 0;
-    return { proofs, asSource };
+    return { proofs, asSource, allEqual: proved.equals(truth) };
   }
 
   async #decide(
@@ -232,6 +243,10 @@ class Window {
     const names = new Map(
       [source.member, ...replicas.map(({ member }) => member)].map((m) => [m.id, m.name]),
     );
+    const isAsItWas =
+      this.#held.equals(this.#truth) &&
+      replicas.every((_, k) => old[k]!.size === 0 && (proved[k]?.allEqual ?? true));
+    if (isAsItWas) return;
     const entries = old.map((each) => new Map(each));
     const truth = Buffer.from(this.#truth);
     for (let i = 0; i < this.#count; i++) {
@@ -329,8 +344,8 @@ class Window {
     const page = (this.#first + at) / extentsOfPage;
     const isNew = !cut(truth).equals(cut(this.#truth));
     const changed = this.#options.replicas.flatMap(({ member }, k) => {
-      const isSame = Array.from({ length: count }, (_, j) => at + j).every(
-        (i) => JSON.stringify(old[k]!.get(i)) === JSON.stringify(entries[k]!.get(i)),
+      const isSame = Array.from({ length: count }, (_, j) => at + j).every((i) =>
+        isSameEntry(old[k]!.get(i), entries[k]!.get(i)),
       );
       return isSame ? [] : [{ member: member.id, runs: this.#runs(entries[k]!, at, count) }];
     });

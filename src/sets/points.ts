@@ -13,8 +13,16 @@ export type OpenVolume = (address: string, writable: boolean) => Promise<Volume>
 export interface Point {
   readonly member: Member;
   /** Undefined: offline, `why` says why. */
-  readonly volume: Volume | undefined;
-  readonly why: string | undefined;
+  volume: Volume | undefined;
+  why: string | undefined;
+}
+
+/** The sync point is offline from here on. */
+export async function leave(point: Point, why: string): Promise<void> {
+  const { volume } = point;
+  point.volume = undefined;
+  point.why = why;
+  await volume?.[Symbol.asyncDispose]();
 }
 
 /** @throws AgentError for what only the operator can mend: no source, or another one */

@@ -3,7 +3,8 @@
 // Guarantees: one run of a set at a time, by the lease. No replica is written to before truth and tables are written down,
 // in one transaction. What a replica can't be reached for stays pending, and costs the others nothing. Whatever dies, the
 // next run repairs it.
-import { AgentError, messageOf } from "../base/errors.ts";
+import { together } from "../base/async.ts";
+import { AgentError } from "../base/errors.ts";
 import { parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import { Loop } from "../platform/loop.ts";
@@ -129,8 +130,11 @@ async function runLeased(name: string, lease: Lease, options: RunOptions): Promi
     );
     checkChange(facts, gathered, shape, options);
     const generation = await writeDown(lease, facts, shape, gathered, [source, ...replicas], spool, store);
-    const results = await Promise.all(
-      replicas.map((point) => update(point, lease, generation, shape, source, gathered, options)),
+    const toDo = await store.pendingCounts(name);
+    const results = await together(
+      replicas.map((point) =>
+        update(point, lease, generation, shape, source, gathered, toDo.get(point.member.id) ?? 0, options),
+      ),
     );
     const pending = await store.pendingCounts(name);
     return {
@@ -210,6 +214,7 @@ async function writeDown(
   return generation;
 }
 
+const nothingToDo: CarriedOut = { written: 0, bytes: 0, proved: 0, later: 0, refused: 0 };
 const isDone = ({ later, refused }: CarriedOut): boolean => later === 0 && refused === 0;
 
 async function update(
@@ -219,6 +224,7 @@ async function update(
   shape: Shape,
   source: Point,
   gathered: Gathered,
+  pending: number,
   options: RunOptions,
 ): Promise<Omit<ReplicaResult, "pending">> {
   const { store, random, signal, clock, onNotice } = options;
@@ -232,24 +238,28 @@ async function update(
   if (volume) {
     try {
       // What it held is kept until it holds the generation as a whole.
-      const isPending = ((await store.pendingCounts(lease.set)).get(member.id) ?? 0) > 0;
       const isOpen = volume.traits.keepsWhole && (await volume.wholeState?.(signal))?.state !== "whole";
       const run =
-        isPending || isOpen ? await WholeRun.begin({ replica: volume, random, signal, onNotice }) : undefined;
-      carriedOut = await carryOut({
-        lease,
-        store,
-        member: member.id,
-        shape,
-        source: source.volume!,
-        replica: volume,
-        random,
-        signal,
-      });
+        pending > 0 || isOpen
+          ? await WholeRun.begin({ replica: volume, random, signal, onNotice })
+          : undefined;
+      carriedOut =
+        pending === 0
+          ? nothingToDo
+          : await carryOut({
+              lease,
+              store,
+              member: member.id,
+              shape,
+              source: source.volume!,
+              replica: volume,
+              random,
+              signal,
+            });
       if (isDone(carriedOut)) await run?.commit();
     } catch (error) {
-      reason = messageOf(error);
-      if (signal.aborted) throw error;
+      if (signal.aborted || !(error instanceof AgentError)) throw error;
+      reason = error.message;
     }
   }
   const isInStep = carriedOut !== undefined && isDone(carriedOut);

@@ -7,27 +7,41 @@ import { type FileHandle, open, unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
+import { AgentError, messageOf } from "../base/errors.ts";
+
+async function unlinked(): Promise<FileHandle> {
+  const path = join(tmpdir(), `lunsync-spool-${randomUUID()}`);
+  const file = await open(path, "wx+", 0o600);
+  await unlink(path);
+  return file;
+}
 
 export class Spool<T> implements AsyncDisposable {
   #file: FileHandle | undefined;
   #bytes = 0;
 
+  /** @throws AgentError `no_space`, `io_error` */
   async add(piece: T): Promise<void> {
-    if (!this.#file) {
-      const path = join(tmpdir(), `lunsync-spool-${randomUUID()}`);
-      this.#file = await open(path, "wx+", 0o600);
-      await unlink(path);
-    }
     const body = serialize(piece);
     const head = Buffer.alloc(4);
     head.writeUInt32BE(body.length);
     const bytes = Buffer.concat([head, body]);
-    await this.#file.write(bytes, 0, bytes.length, this.#bytes);
+    try {
+      this.#file ??= await unlinked();
+      for (let done = 0; done < bytes.length; ) {
+        const { bytesWritten } = await this.#file.write(bytes, done, bytes.length - done, this.#bytes + done);
+        done += bytesWritten;
+      }
+    } catch (error) {
+      const code = (error as { code?: string }).code === "ENOSPC" ? "no_space" : "io_error";
+      throw new AgentError(
+        code,
+        `Cannot keep what was decided in a temporary file in "${tmpdir()}": ${messageOf(error)}; ` +
+          "nothing was written to a replica. Make room there, or set TMPDIR",
+        { cause: error },
+      );
+    }
     this.#bytes += bytes.length;
-  }
-
-  get empty(): boolean {
-    return this.#bytes === 0;
   }
 
   /** In the order in which they were added. Buffers in them come back as Uint8Arrays. */

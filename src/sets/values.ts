@@ -1,10 +1,56 @@
 // Identifiers of neighbouring extents, and what they look like encoded: how what a sync point proves is compared with what
 // the truth database knows.
-import { encodingBlock } from "../digest/encoding.ts";
+import { encodingBlock, newInitialValue } from "../digest/encoding.ts";
 import { type DigestSpec, identifierOf } from "../digest/spec.ts";
 import { encodeIdentifiers } from "../platform/native-digest.ts";
+import type { Random } from "../platform/random.ts";
+import type { DigestAnswer, Volume } from "../volume/volume.ts";
 
 export const valueBytes = 16;
+
+/**
+ * Asks a volume for `count` neighbouring extents from `first` on, as many at a time as it takes, past what can't be read.
+ * Values come into their places of `values`; the others stay as they are. Returns how many could not be read.
+ */
+export async function ask(
+  volume: Volume,
+  first: number,
+  count: number,
+  values: Buffer,
+  question: (first: number, extents: number) => Promise<DigestAnswer>,
+): Promise<number> {
+  const width = values.length / count;
+  let unreadable = 0;
+  for (let i = 0; i < count; ) {
+    const answer = await question(first + i, Math.min(count - i, volume.traits.windowExtentsMax));
+    answer.values.copy(values, i * width, 0, answer.extents * width);
+    i += answer.extents;
+    if (!answer.unreadable) continue;
+    unreadable++;
+    i++;
+  }
+  return unreadable;
+}
+
+/** What a replica proves of neighbouring extents, with a new initial value; what it can't read equals nothing. */
+export async function provedBy(
+  replica: Volume,
+  { digest, extentBlocks }: Shape,
+  first: number,
+  count: number,
+  how: { readonly fresh: boolean; readonly random: Random; readonly signal: AbortSignal },
+): Promise<{ values: Buffer; initialValue: Buffer }> {
+  const { fresh, random, signal } = how;
+  const initialValue = newInitialValue(random);
+  const values = random.bytes(count * valueBytes);
+  await ask(replica, first, count, values, (at, extents) =>
+    replica.encodeDigests(
+      { lba: at * extentBlocks, extentBlocks, extents, digest, initialValue, width: valueBytes, fresh },
+      signal,
+    ),
+  );
+  return { values, initialValue };
+}
 
 /** The shape of a set's volumes. */
 export interface Shape {

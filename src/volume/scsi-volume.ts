@@ -3,6 +3,7 @@
 // Guarantees: the unit's identity and size are checked again after every reconnection, before a command is repeated;
 // another unit there is an `identity_mismatch` and nothing more is sent. Writes that a reset or a lost connection may
 // have dropped from the unit's cache are not reported as flushed: flush() then throws `not_proved`.
+import { together } from "../base/async.ts";
 import { lengthOf, slicesOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
@@ -423,8 +424,7 @@ export class ScsiVolume implements Volume {
       steps.push(step(done, Math.min(this.#transferBlocksMax, blocks - done)));
     }
     // Buffers stay lent until the last of them is done.
-    for (const result of await Promise.allSettled(steps))
-      if (result.status === "rejected") throw result.reason;
+    await together(steps);
   }
 
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {

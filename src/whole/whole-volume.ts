@@ -4,6 +4,7 @@
 // write fails and nothing is overwritten. A run is committed only when what it wrote is on the medium. A roll back that
 // was cut off is gone through again, with the same end. Runs begin and end between writes, never within one. Whoever keeps
 // something about the volume's content (a catalogue) stands above, and has `noted` called around what a roll back writes.
+import { together } from "../base/async.ts";
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type Leave, RangeLocks } from "../base/range-locks.ts";
@@ -285,9 +286,9 @@ export class WholeVolume implements Volume {
     };
     let puts: Promise<void>[] = [];
     const settle = async () => {
-      const results = await Promise.allSettled(puts);
+      const all = puts;
       puts = [];
-      for (const result of results) if (result.status === "rejected") throw result.reason;
+      await together(all);
     };
     try {
       for await (const { extent, image } of this.journal.images()) {

@@ -52,6 +52,39 @@ test("a replica that was away gets what it lacks, and nothing else", async () =>
   });
 });
 
+test("a replica that dies while it is asked, or written to, costs the others nothing", async () => {
+  for (const dying of ["digest", "write", "flush"]) {
+    await using folder = await WorkFolder.make();
+    await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+    const world = await made(randomOf(9), store); // of several replicas
+    expect(world.replicas.length).toBeGreaterThan(1);
+    await run(world);
+    world.source.change(0, bytesOf(randomOf(10), world.source.cache.length));
+    const [first, ...others] = world.replicas;
+    first!.before = (operation) => {
+      if (operation === dying) throw new AgentError("connection_lost", "the link is cut");
+    };
+    const result = await run(world);
+    const states = new Map(result.replicas.map((replica) => [replica.name, replica]));
+    expect([dying, states.get(first!.name)]).toEqual([
+      dying,
+      expect.objectContaining({
+        state: dying === "write" ? "behind" : "offline",
+        reason: expect.stringMatching(/the link is cut/),
+      }),
+    ]);
+    for (const other of others) {
+      expect(states.get(other.name)!.state).toBe("in step");
+      expect(other.medium.equals(world.source.cache)).toBe(true);
+    }
+    first!.before = () => undefined;
+    expect((await run(world)).replicas.map(({ state }) => state)).toEqual(
+      world.replicas.map(() => "in step"),
+    );
+    expect(first!.medium.equals(world.source.cache)).toBe(true);
+  }
+});
+
 test("another volume in a replica's place is not written to", async () => {
   await using folder = await WorkFolder.make();
   await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
