@@ -12,7 +12,17 @@ export interface Submission {
   readonly work: () => Promise<Buffer>;
 }
 
+/** What of the head of a list counts for functions that are about the unit as a whole. */
+export interface ListHead {
+  readonly function: number;
+  readonly dataLength: number;
+}
+
 export const nothing: Buffer = Buffer.alloc(0);
+
+/** The answer of such a function. */
+export const answered = (values: Buffer = nothing): Buffer =>
+  answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
 
 /** Head and values. @throws AgentError `medium_error` if there is no value at all */
 export function answer(

@@ -10,7 +10,7 @@ import type { GenerationChanges } from "../volume/volume.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
 import { checkCondition, invalidParameter, type ScsiResult } from "./scsi-task.ts";
-import { answer, nothing, type Submission } from "./submission.ts";
+import { answered, type ListHead as Head, type Submission } from "./submission.ts";
 import { ofWhole } from "./whole-functions.ts";
 
 const pairBytes = 16;
@@ -19,14 +19,6 @@ const generationBytes = 16;
 const changesBytesMax = 1024 * 1024;
 
 const place = vendor.parameterListHeader.fields;
-
-interface Head {
-  readonly function: number;
-  readonly dataLength: number;
-}
-
-const answered = (values: Buffer = nothing): Buffer =>
-  answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
 
 /** What such a function begins, or what is wrong with its list; undefined for any other function. */
 export function ofUnit(

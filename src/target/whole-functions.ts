@@ -10,20 +10,12 @@ import type { RolledBack, WholeState } from "../volume/volume.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
 import { checkCondition, invalidParameter, type ScsiResult } from "./scsi-task.ts";
-import { answer, nothing, type Submission } from "./submission.ts";
+import { answered, type ListHead as Head, type Submission } from "./submission.ts";
 
 /** Shorter than an initiator waits for a command. */
 const rollBackWaitMs = 10_000;
 
 const place = parameterListHeader.fields;
-
-interface Head {
-  readonly function: number;
-  readonly dataLength: number;
-}
-
-const answered = (values: Buffer = nothing): Buffer =>
-  answer({ lba: 0, width: 8 }, values, { extents: 0, unreadable: undefined });
 
 /** What such a function begins, or what is wrong with its list; undefined for any other function. */
 export function ofWhole(

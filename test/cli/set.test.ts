@@ -4,9 +4,12 @@ import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { bytesOf, randomOf } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
+import { mountsWork, SmallDisk } from "../support/machines.ts";
 import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
 
 const MiB = 1024 * 1024;
+await using probe = await WorkFolder.make();
+const mounts = await mountsWork(probe.file("."));
 const bytes = 24 * MiB;
 
 async function under() {
@@ -19,7 +22,13 @@ async function under() {
     await truncate(folder.file(name), bytes);
   }
   const state = ["--state-dir", folder.file("state")];
-  const served = await serve(["--lun", folder.file("served"), "--state-dir", folder.file("served-state")]);
+  const servedOptions = ["--lun", folder.file("served"), "--state-dir", folder.file("served-state")];
+  const served = await serve(servedOptions);
+  /** At the same address, under the same name. */
+  const serveAgain = () => {
+    const [, portal, target] = /^iscsi:\/\/([^/]+)\/([^/]+)\//.exec(served.url)!;
+    return serve([...servedOptions, "--listen", portal!, "--target", target!]);
+  };
   const set = (...args: string[]) => lunsync(["set", ...args, ...state]);
   expect(
     (
@@ -40,14 +49,14 @@ async function under() {
     data.copy(content, at);
     await writeFile(source, content);
   };
-  return { folder, source, content, state, served, set, holds, change };
+  return { folder, source, content, state, served, serveAgain, set, holds, change };
 }
 
 describe("lunsync set", () => {
   test("brings all replicas to the source, and one that was away to what it lacks", async () => {
     const world = await under();
-    await using folder = world.folder;
-    const { set, holds, change } = world;
+    await using _folder = world.folder;
+    const { set, holds, change, serveAgain } = world;
     let { served } = world;
     const first = await set("run", "db", "--json");
     expect([first.status, first.stderr]).toEqual([0, ""]);
@@ -63,17 +72,7 @@ describe("lunsync set", () => {
     const { sets } = JSON.parse((await set("status", "db", "--json")).stdout);
     expect(sets[0].members.map((member: { pending: number }) => member.pending)).toEqual([0, 1, 0]);
 
-    const [, portal, target] = /^iscsi:\/\/([^/]+)\/([^/]+)\//.exec(served.url)!;
-    served = await serve([
-      "--lun",
-      folder.file("served"),
-      "--state-dir",
-      folder.file("served-state"),
-      "--listen",
-      portal!,
-      "--target",
-      target!,
-    ]);
+    served = await serveAgain();
     await using _ = served;
     const back = await set("run", "db", "--json");
     expect(back.status).toBe(0);
@@ -87,9 +86,8 @@ describe("lunsync set", () => {
   test("is killed again and again, and so is a replica's server: the next run repairs it", async () => {
     const world = await under();
     await using _folder = world.folder;
-    const { set, holds, change, folder, state } = world;
+    const { set, holds, change, serveAgain, state } = world;
     let { served } = world;
-    const [, portal, target] = /^iscsi:\/\/([^/]+)\/([^/]+)\//.exec(served.url)!;
     const random = randomOf(2);
     for (let round = 0; round < 6; round++) {
       await change(Math.floor(random() * 20) * MiB, bytesOf(random, 3 * MiB));
@@ -97,16 +95,7 @@ describe("lunsync set", () => {
       await pause(200 + random() * 500);
       if (round % 3 === 2) {
         await served.end("SIGKILL");
-        served = await serve([
-          "--lun",
-          folder.file("served"),
-          "--state-dir",
-          folder.file("served-state"),
-          "--listen",
-          portal!,
-          "--target",
-          target!,
-        ]);
+        served = await serveAgain();
         await running.ended;
       } else await running.end("SIGKILL");
     }
@@ -196,6 +185,24 @@ describe("lunsync set", () => {
         expect.stringMatching(/database|server|connect/i),
       ]);
       expect([3, 6]).toContain(gone.status);
+    },
+  );
+
+  test.skipIf(!mounts)(
+    "without room for what it decides nothing is written, and it says where room is wanted",
+    async () => {
+      const world = await under();
+      await using folder = world.folder;
+      await using _served = world.served;
+      await using disk = await SmallDisk.at(folder.file("tmp"), 8 * 1024);
+      const env = { TMPDIR: disk.path };
+      const run = await lunsync(["set", "run", "db", ...world.state], { env });
+      expect([run.status, run.stderr]).toEqual([
+        7,
+        expect.stringMatching(/nothing was written to a replica.*TMPDIR/),
+      ]);
+      expect((await readFile(folder.file("local"))).equals(Buffer.alloc(bytes))).toBe(true);
+      expect((await world.set("run", "db")).status).toBe(0);
     },
   );
 

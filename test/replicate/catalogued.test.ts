@@ -177,6 +177,19 @@ test("sync makes them equal on the medium, by copies and pieces, and the catalog
   expect(copied).toBeGreaterThan(5000);
 });
 
+const jobOf = (source: Catalogued, replica: Catalogued): JobOptions => ({
+  source,
+  replica,
+  mode: "encode",
+  digest,
+  extentBytes,
+  width: 8,
+  fresh: false,
+  clock: systemClock,
+  random: systemRandom,
+  counters: new Counters(),
+});
+
 test("run after run, histories pass over only what neither side has changed", async () => {
   let used = 0;
   let passedOver = 0;
@@ -187,18 +200,7 @@ test("run after run, histories pass over only what neither side has changed", as
     const source = new Catalogued("source", data, await memoryHistories(extents));
     const replica = new Catalogued("replica", stale(random, data, 3), await memoryHistories(extents));
     for (let round = 0; round < 4; round++) {
-      const job: JobOptions = {
-        source,
-        replica,
-        mode: "encode",
-        digest,
-        extentBytes,
-        width: 8,
-        fresh: false,
-        clock: systemClock,
-        random: systemRandom,
-        counters: new Counters(),
-      };
+      const job = jobOf(source, replica);
       // Sometimes somebody writes to the source in the middle of it: the next run has to find that.
       const during = random() < 0.3 ? below(random, 4) : -1;
       let writes = 0;
@@ -237,18 +239,6 @@ test("two runs at a time: what one has begun the other can't commit", async () =
     await side.digest(0, extents);
     await side.catalogue.believe(side.catalogue.ready(0).whole, () => side.flush());
   }
-  const jobOf = (): JobOptions => ({
-    source,
-    replica,
-    mode: "encode",
-    digest,
-    extentBytes,
-    width: 8,
-    fresh: false,
-    clock: systemClock,
-    random: systemRandom,
-    counters: new Counters(),
-  });
   // The first run has looked at all; then somebody writes, and another run begins, and dies.
   const flush = replica.flush.bind(replica);
   const pair = createHash("sha256").update("source\nreplica").digest().subarray(0, 16);
@@ -257,10 +247,10 @@ test("two runs at a time: what one has begun the other can't commit", async () =
     for (const side of [source, replica]) await side.beginGeneration(pair, Buffer.alloc(16, 2));
     await flush();
   };
-  const first = await synchronize({ ...jobOf(), verify: false });
+  const first = await synchronize({ ...jobOf(source, replica), verify: false });
   replica.flush = flush;
   expect([first.verdict, first.history]).toEqual(["equal", { used: false, committed: false }]);
-  const second = await synchronize({ ...jobOf(), verify: false });
+  const second = await synchronize({ ...jobOf(source, replica), verify: false });
   expect([second.verdict, second.history]).toEqual(["equal", { used: false, committed: true }]);
   expect(replica.memory.cache.equals(source.memory.cache)).toBe(true);
 });
