@@ -8,8 +8,9 @@ import { encodeIdentifiers } from "../platform/native-digest.ts";
 import type { Random } from "../platform/random.ts";
 import { volumeIdentifiers } from "../volume/read-digests.ts";
 import type { DigestAnswer, DigestWindow, Unreadable, Volume } from "../volume/volume.ts";
-import { type Catalogue, extentKnowledge } from "./catalogue.ts";
+import type { Catalogue } from "./catalogue.ts";
 import { fanOut } from "./shape.ts";
+import { extentKnowledge } from "./tree.ts";
 
 export interface AnswersOf {
   readonly catalogue: Catalogue;

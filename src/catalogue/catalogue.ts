@@ -14,76 +14,54 @@ import type { Page } from "./page.ts";
 import { PageStore, type Storage } from "./page-store.ts";
 import { isKnown, type Region, Regions, type Ticket } from "./regions.ts";
 import { fanOut, regionOf, TreeShape } from "./shape.ts";
-
-/** Regions that are gone through before others have their turn. */
-const yieldRegions = 256;
-/** Pages that are read at a time. */
-const pagesAhead = 16;
-export const extentKnowledge = { unknown: 0, known: 1, suspect: 2 } as const;
-
-export interface Lookup {
-  /** Identifiers of the extents asked for; only those that are known mean something. */
-  readonly identifiers: Buffer;
-  readonly knowledge: Uint8Array;
-}
+import { DigestTree, type Lookup } from "./tree.ts";
 
 /** Identifiers of extents, computed from the data. */
 export type Digester = () => Promise<{ identifiers: Buffer; extents: number }>;
 
 export class Catalogue {
-  #shape: TreeShape;
   readonly digest: DigestSpec;
   readonly #store: PageStore;
   /** One at a time changes nodes above the extents. */
   readonly #turn = new Semaphore(1);
   readonly #regions: Regions;
+  readonly #tree: DigestTree;
   /** Regions that writes wait for: all of them are marked with one flush. */
   readonly #marks = new Batch<number>((regions) => this.#inTurn(() => this.#disbelieve(regions)));
   /** What the medium says is not known, or not true any more. */
   #failure: unknown;
-  #zeroIdentifiers: readonly Buffer[] = [];
   /** Told, by region, of extents that have changed, before that is believed. */
   onChanged: ((changes: ReadonlyMap<number, readonly number[]>) => Promise<void>) | undefined;
   /** Once set, nothing is believed and nothing is kept. */
   #lost: Error | undefined;
 
-  private constructor(
-    shape: TreeShape,
-    digest: DigestSpec,
-    storage: Storage,
-    clock: Clock,
-    pagesMax: number | undefined,
-  ) {
-    this.#shape = shape;
-    this.digest = digest;
-    this.#store = new PageStore(shape, storage, undefined, pagesMax);
-    this.#regions = new Regions(shape, clock);
-  }
-
-  static over(
+  /** `pagesMax`: how many pages are kept in memory. */
+  constructor(
     storage: Storage,
     extents: number,
     extentBytes: number,
     digest: DigestSpec,
     clock: Clock,
     pagesMax?: number,
-  ): Catalogue {
+  ) {
     const shape = new TreeShape(extents, digest.identifierBytes);
-    const catalogue = new Catalogue(shape, digest, storage, clock, pagesMax);
-    catalogue.#zeroIdentifiers = catalogue.#zerosOf(identifierOf(digest, Buffer.alloc(extentBytes)));
-    return catalogue;
+    this.digest = digest;
+    this.#store = new PageStore(shape, storage, undefined, pagesMax);
+    this.#regions = new Regions(shape, clock);
+    this.#tree = new DigestTree({
+      shape,
+      digest,
+      zeroIdentifier: identifierOf(digest, Buffer.alloc(extentBytes)),
+      store: this.#store,
+      regions: this.#regions,
+      isKept: () => this.isKept,
+      // If that fails: nobody believes it, and it is found again.
+      damaged: (region) => void this.#inTurn(() => this.#disbelieve([region])).catch(() => {}),
+    });
   }
 
   get shape(): TreeShape {
-    return this.#shape;
-  }
-
-  /** The identifiers of whole nodes of zeros, by level. */
-  #zerosOf(extent: Buffer): Buffer[] {
-    const zeros = [extent];
-    for (let level = 1; level <= this.shape.rootLevel; level++)
-      zeros.push(this.#identifierOf(Buffer.concat(new Array<Buffer>(fanOut).fill(zeros.at(-1)!))));
-    return zeros;
+    return this.#tree.shape;
   }
 
   async #inTurn<T>(action: () => Promise<T>): Promise<T> {
@@ -161,15 +139,9 @@ export class Catalogue {
     let changed = false;
     for (const number of numbers) {
       if (this.#regions.has(number)) continue;
-      const page = await this.#believedLeaves(number);
+      const page = await this.#tree.believedLeaves(number);
       if (page) known.set(number, page);
-      for (let level = 1, node = number; level <= this.shape.rootLevel; level++, node = regionOf(node)) {
-        const page = await this.#store.page(level, regionOf(node));
-        if (!page.isValid(node % fanOut)) continue;
-        page.setValid(node % fanOut, false);
-        this.#store.changed(page);
-        changed = true;
-      }
+      if (await this.#tree.takeBack(number)) changed = true;
     }
     if (this.#failure !== undefined) throw this.#failure;
     if (changed) {
@@ -190,107 +162,20 @@ export class Catalogue {
 
   // --- reading ---
 
-  /** What is known of extents. */
-  async look(first: number, extents: number): Promise<Lookup> {
-    const { identifierBytes } = this.shape;
-    const identifiers = Buffer.alloc(extents * identifierBytes);
-    const knowledge = new Uint8Array(extents);
-    if (!this.isKept) return { identifiers, knowledge };
-    const last = regionOf(first + extents - 1);
-    for (let number = regionOf(first); number <= last; number++) {
-      // Several on their way at a time.
-      if ((number - regionOf(first)) % pagesAhead === 0) {
-        const ahead = Array.from({ length: Math.min(pagesAhead, last + 1 - number) }, (_, i) => number + i);
-        await Promise.all(ahead.map((each) => this.#store.page(0, each)));
-      }
-      const believed = await this.#believedLeaves(number);
-      const stored = believed ?? (await this.#store.page(0, number));
-      // Nothing is awaited from here on: what is known now is known.
-      const region = this.#regions.get(number);
-      const page = region?.page ?? stored;
-      const start = Math.max(first, number * fanOut);
-      const end = Math.min(first + extents, (number + 1) * fanOut);
-      for (let extent = start; extent < end; extent++) {
-        const index = extent % fanOut;
-        if (page.isSuspect(index)) knowledge[extent - first] = extentKnowledge.suspect;
-        else if (region ? region.stamps[index] === 0 : believed) {
-          page.identifier(index).copy(identifiers, (extent - first) * identifierBytes);
-          knowledge[extent - first] = extentKnowledge.known;
-        }
-      }
-    }
-    return { identifiers, knowledge };
+  look(first: number, extents: number): Promise<Lookup> {
+    return this.#tree.look(first, extents);
   }
 
-  /** Identifiers of nodes above the extents; undefined for those that are not believed. */
-  async nodes(level: number, first: number, count: number): Promise<(Buffer | undefined)[]> {
-    const found: (Buffer | undefined)[] = [];
-    for (let node = first; node < first + count; node++) {
-      if (!this.isKept) {
-        found.push(undefined);
-        continue;
-      }
-      const page = await this.#store.page(level, regionOf(node));
-      found.push(page.isValid(node % fanOut) ? Buffer.from(page.identifier(node % fanOut)) : undefined);
-    }
-    return found;
+  nodes(level: number, first: number, count: number): Promise<(Buffer | undefined)[]> {
+    return this.#tree.nodes(level, first, count);
   }
 
-  async #isBelieved(number: number): Promise<boolean> {
-    return (await this.#store.page(1, regionOf(number))).isValid(number % fanOut);
+  believed(): ReturnType<DigestTree["believed"]> {
+    return this.#tree.believed();
   }
 
-  /**
-   * The page of a region that is believed on the medium, undefined for others; what it says is so until something else
-   * is awaited. A region of zeros needs no page on the medium. A page that is not the one that was believed is damaged.
-   */
-  async #believedLeaves(number: number): Promise<Page | undefined> {
-    for (;;) {
-      const page = await this.#store.page(0, number);
-      const parent = await this.#store.page(1, regionOf(number));
-      const index = number % fanOut;
-      if (this.#regions.has(number) || !parent.isValid(index)) return undefined;
-      if (!this.#store.isCurrent(parent)) continue;
-      // A page that had to make room for its parent may be of an earlier time: its identifiers have to be right.
-      const isCurrent = this.#store.isCurrent(page);
-      if (!page.stored && this.#isZeroRegion(parent.identifier(index))) {
-        for (let i = 0; i < fanOut; i++) page.setIdentifier(i, this.#zeroIdentifiers[0]!);
-      } else if (!page.verified || !isCurrent) {
-        const found = this.#identifierOf(page.identifiers(this.shape.nodesIn(0, number)));
-        if (!found.equals(parent.identifier(index))) {
-          if (isCurrent) void this.#damaged(number);
-          return undefined;
-        }
-      }
-      page.verified = true;
-      return page;
-    }
-  }
-
-  #damaged(number: number): Promise<void> {
-    // If that fails: nobody believes it, and it is found again.
-    return this.#inTurn(() => this.#disbelieve([number])).catch(() => {});
-  }
-
-  #isZeroRegion(identifier: Buffer): boolean {
-    return identifier.equals(this.#zeroIdentifiers[1]!);
-  }
-
-  /** The identifier of a node: the digest of its children's, one after another. */
-  #identifierOf(children: Buffer): Buffer {
-    return identifierOf(this.digest, children);
-  }
-
-  /** Regions that are believed, in order, but for those that are zeros. Others have their turn now and then. */
-  async *believed(): AsyncGenerator<{ first: number; extents: number; page: Page }> {
-    for (let number = 0; number < this.shape.nodes[1]! && this.isKept; number++) {
-      if (number % yieldRegions === 0) await new Promise((resolve) => setImmediate(resolve));
-      const parent = await this.#store.page(1, regionOf(number));
-      const index = number % fanOut;
-      if (!parent.isValid(index) || this.#isZeroRegion(parent.identifier(index))) continue;
-      const page = await this.#believedLeaves(number);
-      if (page) yield { first: number * fanOut, extents: this.shape.nodesIn(0, number), page };
-    }
+  doubtful(): AsyncGenerator<number> {
+    return this.#tree.doubtful();
   }
 
   // --- what was digested ---
@@ -336,7 +221,7 @@ export class Catalogue {
    */
   #rememberUnlessBelieved(number: number): Promise<Region | undefined> {
     return this.#inTurn(async () => {
-      if (!(await this.#isBelieved(number))) await this.#disbelieve([number]).catch(() => {}); // then nothing is kept
+      if (!(await this.#tree.isBelieved(number))) await this.#disbelieve([number]).catch(() => {}); // then nothing is kept
       return this.#regions.get(number);
     });
   }
@@ -367,16 +252,15 @@ export class Catalogue {
       return region !== undefined && region.active === 0 && region.tick === before[i] && isKnown(region);
     };
     await flush(); // writers go on meanwhile
-    const leave = await this.#turn.acquire(1);
-    try {
+    await this.#inTurn(async () => {
       const identifiers = numbers.map((number, i) => {
         if (!untouched(number, i)) return undefined;
         const { page } = this.#regions.get(number)!;
         const count = this.shape.nodesIn(0, number);
         if (page.anySuspect(count)) return undefined;
-        const identifier = this.#identifierOf(page.identifiers(count));
+        const identifier = this.#tree.identifierOf(page.identifiers(count));
         // Zeros that were never written down need not be written now.
-        if (page.stored || count < fanOut || !this.#isZeroRegion(identifier)) this.#store.changed(page);
+        if (page.stored || count < fanOut || !this.#tree.isZeroRegion(identifier)) this.#store.changed(page);
         return identifier;
       });
       await this.#tellOfChanges(numbers.filter((_, i) => identifiers[i] !== undefined));
@@ -397,11 +281,9 @@ export class Catalogue {
         this.#regions.delete(number);
         parents.add(regionOf(number));
       });
-      await this.#believeUpwards(parents);
+      await this.#tree.believeUpwards(parents);
       await this.#store.write();
-    } finally {
-      leave();
-    }
+    });
   }
 
   /** Before what has changed is believed, whoever keeps histories has it on his medium. */
@@ -416,36 +298,6 @@ export class Catalogue {
     if (changes.size > 0) await this.onChanged?.(changes);
   }
 
-  /** Regions that are not believed, in order: found from the root. */
-  async *doubtful(level = this.shape.rootLevel, number = 0): AsyncGenerator<number> {
-    const page = await this.#store.page(level, number);
-    for (let index = 0; index < this.shape.nodesIn(level, number); index++) {
-      if (page.isValid(index)) continue;
-      const node = number * fanOut + index;
-      if (level === 1) yield node;
-      else yield* this.doubtful(level - 1, node);
-    }
-  }
-
-  /** Makes the nodes above complete pages of level 1. Within a turn. */
-  async #believeUpwards(changed: ReadonlySet<number>): Promise<void> {
-    let numbers: ReadonlySet<number> = changed;
-    for (let level = 1; level < this.shape.rootLevel && numbers.size > 0; level++) {
-      const next = new Set<number>();
-      for (const number of numbers) {
-        const page = await this.#store.page(level, number);
-        const count = this.shape.nodesIn(level, number);
-        if (!page.allValid(count)) continue;
-        const parent = await this.#store.page(level + 1, regionOf(number));
-        parent.setIdentifier(number % fanOut, this.#identifierOf(page.identifiers(count)));
-        parent.setValid(number % fanOut, true);
-        this.#store.changed(parent);
-        next.add(regionOf(number));
-      }
-      numbers = next;
-    }
-  }
-
   // --- growth ---
 
   /**
@@ -457,9 +309,8 @@ export class Catalogue {
       const last = regionOf(this.shape.nodes[0]! - 1);
       await this.#disbelieve([last]);
       await between();
-      this.#shape = new TreeShape(extents, this.shape.identifierBytes);
-      this.#zeroIdentifiers = this.#zerosOf(this.#zeroIdentifiers[0]!);
-      this.#regions.grow(this.#shape, last);
+      this.#tree.shape = new TreeShape(extents, this.shape.identifierBytes);
+      this.#regions.grow(this.shape, last);
     });
   }
 

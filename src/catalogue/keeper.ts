@@ -141,7 +141,7 @@ export class CatalogueKeeper implements AsyncDisposable {
       };
       await file.write((header.sequence % 2) * headerBytes, [encodeHeader(header)]);
       await file.flush();
-      const catalogue = Catalogue.over(file, extents, extentBytes, digest, clock);
+      const catalogue = new Catalogue(file, extents, extentBytes, digest, clock);
       const catalogued = new CataloguedVolume(volume, catalogue, {
         extentBlocks,
         random: options.random,

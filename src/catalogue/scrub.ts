@@ -5,9 +5,9 @@
 // the next time. Reading is limited to `bytesPerSecond`, and goes on where it stopped.
 import type { Clock } from "../platform/clock.ts";
 import { volumeIdentifiers } from "../volume/read-digests.ts";
-import { extentKnowledge } from "./catalogue.ts";
 import type { CataloguedVolume } from "./catalogued-volume.ts";
 import { fanOut } from "./shape.ts";
+import { extentKnowledge } from "./tree.ts";
 
 export interface ScrubFinding {
   readonly lba: number;

@@ -85,7 +85,7 @@ test("what is believed again while it is asked for the changes is named", async 
     await storage.read(offset, buffer);
   };
   // One page in memory: the tree is read again by everybody.
-  const catalogue = Catalogue.over(
+  const catalogue = new Catalogue(
     { ...storage, read },
     all,
     extentBytes,

@@ -319,7 +319,7 @@ describe("a catalogue whose storage fails", () => {
     const memory = new MemoryVolume("memory", content, 512);
     const storage = memoryStorage(new TreeShape(144, 32).fileBytes);
     let broken = false;
-    const catalogue = Catalogue.over(
+    const catalogue = new Catalogue(
       {
         ...storage,
         write: async (...request) => {

@@ -31,7 +31,7 @@ async function under(known = true) {
   const extents = 70;
   const memory = new MemoryVolume("memory", bytesOf(randomOf(1), extents * extentBytes - 1024), 512);
   const storage = memoryStorage(new TreeShape(extents, 32).fileBytes);
-  const catalogue = Catalogue.over(storage, extents, extentBytes, digest, systemClock);
+  const catalogue = new Catalogue(storage, extents, extentBytes, digest, systemClock);
   const volume = new CataloguedVolume(memory, catalogue, {
     extentBlocks,
     random: systemRandom,
@@ -227,7 +227,7 @@ test("a node above what a power cut lost is not believed once something below it
   const root = (await volume.catalogue.nodes(2, 0, 1))[0];
   // The page of the root came to the medium, and the one below it did not.
   await storage.write(shape.offsetOf(1, 0), [Buffer.alloc(shape.pageBytes)]);
-  const catalogue = Catalogue.over(storage, shape.nodes[0]!, extentBytes, digest, systemClock);
+  const catalogue = new Catalogue(storage, shape.nodes[0]!, extentBytes, digest, systemClock);
   const again = new CataloguedVolume(memory, catalogue, {
     extentBlocks,
     random: systemRandom,

@@ -1,10 +1,11 @@
 // A host of the simulation: a volume, its catalogue and histories, and whoever owns them, until he lets go or dies.
 import { AgentError } from "../../src/base/errors.ts";
-import { Catalogue, extentKnowledge } from "../../src/catalogue/catalogue.ts";
+import { Catalogue } from "../../src/catalogue/catalogue.ts";
 import { CataloguedVolume } from "../../src/catalogue/catalogued-volume.ts";
 import type { Header } from "../../src/catalogue/header.ts";
 import { Histories } from "../../src/catalogue/history.ts";
 import { fanOut, TreeShape } from "../../src/catalogue/shape.ts";
+import { extentKnowledge } from "../../src/catalogue/tree.ts";
 import { disbelief } from "../../src/catalogue/trust.ts";
 import { parseDigestSpec } from "../../src/digest/spec.ts";
 import { changedRanges } from "../../src/replicate/generations.ts";
@@ -154,7 +155,7 @@ export class SimHost {
       scrubNext: 0,
       scrubbedMs: 0,
     };
-    const catalogue = Catalogue.over(this.#storage.over(life), extents, extentBytes, digest, clock, pagesMax);
+    const catalogue = new Catalogue(this.#storage.over(life), extents, extentBytes, digest, clock, pagesMax);
     this.catalogued = new CataloguedVolume(this.volume, catalogue, {
       extentBlocks,
       random: { bytes: (count) => bytesOf(random, count) },

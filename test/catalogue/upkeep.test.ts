@@ -15,7 +15,7 @@ function under(regions: number) {
   const clock = new FakeClock();
   const memory = new MemoryVolume("memory", Buffer.alloc(1024 * extents, 7), 512);
   const storage = memoryStorage(new TreeShape(extents, 32).fileBytes);
-  const catalogue = Catalogue.over(storage, extents, 1024, parseDigestSpec("sha256"), clock);
+  const catalogue = new Catalogue(storage, extents, 1024, parseDigestSpec("sha256"), clock);
   const volume = new CataloguedVolume(memory, catalogue, {
     extentBlocks: 2,
     random: systemRandom,

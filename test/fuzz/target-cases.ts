@@ -48,7 +48,7 @@ async function catalogued(volume: Volume): Promise<Volume> {
   const extents = blocks / extentBlocks;
   const digest = parseDigestSpec("sha256");
   const storage = memoryStorage(new TreeShape(extents, digest.identifierBytes).fileBytes);
-  const catalogue = Catalogue.over(storage, extents, extentBlocks * blockBytes, digest, systemClock);
+  const catalogue = new Catalogue(storage, extents, extentBlocks * blockBytes, digest, systemClock);
   const made = new CataloguedVolume(volume, catalogue, {
     extentBlocks,
     random: systemRandom,

@@ -33,7 +33,7 @@ class Catalogued extends CataloguedVolume {
     const memory = new MemoryVolume(name, data, blockBytes, { windowExtentsMax: 40 });
     const extents = Math.ceil(data.length / extentBytes);
     const storage = memoryStorage(new TreeShape(extents, 32).fileBytes);
-    const catalogue = Catalogue.over(storage, extents, extentBytes, digest, systemClock);
+    const catalogue = new Catalogue(storage, extents, extentBytes, digest, systemClock);
     super(memory, catalogue, {
       extentBlocks,
       random: systemRandom,
