@@ -1,14 +1,11 @@
-// Simulations for as long as wanted: npm run simulate [-- --sets --seconds N --seed N --runs N --steps N]
+// Simulations for as long as wanted: npm run simulate [-- --sets --seconds N --seed N --runs N --steps N --tell]
 //
-// Of catalogues, or with --sets of replication sets. A seed replays its run: of catalogues exactly, of sets as far as the
-// database answers in the same order. The exit status is 1 if something was found.
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+// Of catalogues, or with --sets of replication sets; --tell says what happens in these. A seed replays its run exactly. The exit
+// status is 1 if something was found.
 import { parseArgs } from "node:util";
-import { openSqliteStore } from "../src/truth/sqlite-store.ts";
 import { Simulation } from "./catalogue/sim.ts";
-import { simulate } from "./sets/sim.ts";
+import { SetSimulation } from "./sets/sim.ts";
+import { template } from "./sets/sim-template.ts";
 
 const { values } = parseArgs({
   options: {
@@ -17,6 +14,7 @@ const { values } = parseArgs({
     seed: { type: "string", default: `${Date.now() % 2 ** 31}` },
     runs: { type: "string", default: "Infinity" },
     steps: { type: "string", default: "200" },
+    tell: { type: "boolean", default: false },
   },
 });
 const [seconds, first, runs, steps] = [values.seconds, values.seed, values.runs, values.steps].map(Number);
@@ -29,14 +27,12 @@ async function ofCatalogues(seed: number): Promise<Counts> {
   return simulation.counts;
 }
 
+const emptyDatabase = values.sets ? await template() : "";
+
 async function ofSets(seed: number): Promise<Counts> {
-  const folder = await mkdtemp(join(tmpdir(), "lunsync-simulate-"));
-  try {
-    await using store = await openSqliteStore(join(folder, "truth.sqlite"));
-    return await simulate(seed, store);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  const simulation = new SetSimulation(seed, emptyDatabase);
+  if (values.tell) simulation.tell = (line) => console.log(line);
+  return simulation.run();
 }
 
 const deadline = performance.now() + seconds! * 1000;
@@ -52,7 +48,7 @@ for (; run < runs! && performance.now() < deadline; run++) {
     found++;
     console.error(`FOUND seed ${seed}: ${(error as Error).stack}`);
     console.error(
-      `again: npm run simulate -- ${values.sets ? "--sets " : ""}--seed ${seed} --runs 1 --steps ${steps}`,
+      `again: npm run simulate -- ${values.sets ? `--sets --seed ${seed} --runs 1` : `--seed ${seed} --runs 1 --steps ${steps}`}`,
     );
   }
 }

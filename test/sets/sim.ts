@@ -1,191 +1,392 @@
-// A replication set over volumes in memory, in which everything fails that can, by a schedule that a seed makes: runs die
-// before and after any step, replicas lose what was not flushed, break, are offline, are written to by others; the source
-// goes on changing. Engine, rules and database are the real ones.
-import { AgentError } from "../../src/base/errors.ts";
-import { systemClock } from "../../src/platform/clock.ts";
-import type { OpenVolume } from "../../src/sets/points.ts";
-import { type RunResult, runSet } from "../../src/sets/run.ts";
-import type { Member, TruthStore } from "../../src/truth/store.ts";
-import type { VolumeIdentity } from "../../src/volume/volume.ts";
+// A replication set in a world in which everything fails that can, by a schedule that a seed makes: two managers on two hosts,
+// a source that goes on changing, replicas with and without a journal of their last whole generation, a database, a network.
+//
+// Engine, rules and stores are the real ones; time, network and disks are simulated (sim-time.ts, sim-session.ts, sim-disk.ts,
+// sim-database.ts). What must hold is in sim-judge.ts, and is looked at after every step. In the end everything is mended:
+// then one run, two at most, makes all equal, and the next one does nothing.
+import "./sim-at-once.ts";
+import { hash } from "node:crypto";
+import { journalState } from "../../src/whole/format.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
-import { MemoryVolume } from "../support/memory-volume.ts";
+import { SimDatabase } from "./sim-database.ts";
+import { SimDisk } from "./sim-disk.ts";
+import { SimHost } from "./sim-host.ts";
+import { Judge, SimulationError } from "./sim-judge.ts";
+import { memberOf, SimManager, type Surroundings, setName } from "./sim-process.ts";
+import { SimNetwork } from "./sim-session.ts";
+import { chance, Life, type Random, SimTime } from "./sim-time.ts";
+import { stranger, writer } from "./sim-writers.ts";
 
-export class SimulationError extends Error {
-  override readonly name = "SimulationError";
-}
+const blockBytes = 512;
+const endMs = 3_600_000;
 
-export const blockBytes = 512;
-const extentBytes = 1024;
-export const name = "set";
+/** Shapes of volumes: bytes of an extent, extents; the last two need several windows or several before-images. */
+const shapes = [
+  [1024, 12],
+  [1024, 30],
+  [512, 70],
+  [1024, 140],
+  [8192, 20],
+  [4096, 40],
+  [512, 1040],
+] as const;
 
-export class NamedVolume extends MemoryVolume {
-  override readonly identity: VolumeIdentity;
+export type Counts = Record<string, number>;
 
-  constructor(uuid: string, data: Buffer) {
-    super(uuid, data, blockBytes, { windowExtentsMax: 40 });
-    this.identity = { uuid, keys: [`memory:${uuid}`], description: "memory" };
+export class SetSimulation {
+  readonly #random: Random;
+  readonly #time: SimTime;
+  readonly #database: SimDatabase;
+  readonly #network: SimNetwork;
+  readonly #source: SimHost;
+  readonly #replicas: SimHost[] = [];
+  readonly #judge: Judge;
+  readonly #managers: readonly SimManager[];
+  readonly #addresses = new Map<string, SimHost>();
+  readonly #extentBytes: number;
+  readonly #counts = { powerCuts: 0, kills: 0, stops: 0, rollBacks: 0, swaps: 0, faults: 0 };
+
+  /** `template`: an empty truth database. */
+  constructor(seed: number, template: string) {
+    const random = randomOf(seed);
+    this.#random = random;
+    this.#time = new SimTime(random);
+    this.#network = new SimNetwork(random);
+    this.#database = SimDatabase.make(template, random);
+    const [extentBytes, extentsMax] = chance(random, 0.03) ? shapes[6] : oneOf(random, shapes.slice(0, 6));
+    this.#extentBytes = extentBytes;
+    const extents = extentsMax > 1000 ? extentsMax : 1 + below(random, extentsMax);
+    const bytes =
+      extents * extentBytes - (extents > 1 ? below(random, extentBytes / blockBytes) * blockBytes : 0);
+    const content = bytesOf(random, bytes).fill(0, below(random, bytes));
+    this.#source = this.#host("source", content, false);
+    for (let i = 1 + below(random, 3); i > 0; i--) {
+      const its = oneOf(random, ["zeros", "same", "other"] as const);
+      const data = its === "zeros" ? Buffer.alloc(bytes) : its === "same" ? content : bytesOf(random, bytes);
+      this.#replicas.push(this.#host(`replica-${i}`, data, chance(random, 0.5)));
+    }
+    const zeros = (extent: number) => {
+      const length = Math.min(extentBytes, bytes - extent * extentBytes);
+      return hash("sha256", Buffer.alloc(length), "buffer");
+    };
+    this.#judge = new Judge(
+      this.#time,
+      this.#database,
+      this.#source,
+      [this.#source, ...this.#replicas],
+      zeros,
+    );
+    const world: Surroundings = {
+      time: this.#time,
+      random,
+      network: this.#network,
+      database: this.#database,
+      judge: this.#judge,
+      hosts: this.#addresses,
+    };
+    this.#managers = [new SimManager(world, "one"), new SimManager(world, "two")];
   }
-}
 
-class Killed extends Error {
-  override readonly name = "Killed";
-}
-
-export interface World {
-  readonly random: () => number;
-  readonly store: TruthStore;
-  readonly source: NamedVolume;
-  readonly replicas: readonly NamedVolume[];
-  readonly offline: Set<string>;
-}
-
-const memberOf = (volume: NamedVolume, priority: number): Omit<Member, "id"> => ({
-  name: volume.name,
-  address: volume.name,
-  role: priority === 0 ? "source" : "replica",
-  priority,
-  volumeUuid: undefined,
-  generation: 0,
-  lastResult: undefined,
-  lastRunMs: undefined,
-});
-
-export async function made(random: () => number, store: TruthStore): Promise<World> {
-  const bytes = (1 + below(random, 200)) * extentBytes - below(random, 2) * blockBytes;
-  const contents = () => (random() < 0.5 ? Buffer.alloc(bytes) : bytesOf(random, bytes));
-  const data = contents().fill(0, below(random, bytes));
-  const source = new NamedVolume("source", data);
-  const replicas = Array.from(
-    { length: 1 + below(random, 3) },
-    (_, i) => new NamedVolume(`replica-${i}`, random() < 0.5 ? data : contents()),
-  );
-  await store.createSet(
-    { name, uuid: "00", extentBytes, blockBytes: 0, digest: "sha256", maxChange: undefined, createdMs: 0 },
-    [source, ...replicas].map(memberOf),
-  );
-  return { random, store, source, replicas, offline: new Set() };
-}
-
-/** Writes some blocks. Zeros, too: an extent of zeros is no record. */
-function scribble(random: () => number, volume: MemoryVolume): void {
-  for (let times = 1 + below(random, 4); times > 0; times--) {
-    const lba = below(random, volume.geometry.blocks);
-    const blocks = 1 + below(random, Math.min(8, volume.geometry.blocks - lba));
-    const data = random() < 0.3 ? Buffer.alloc(blocks * blockBytes) : bytesOf(random, blocks * blockBytes);
-    volume.change(lba * blockBytes, data);
+  /** What happens is told from here on. */
+  set tell(tell: (line: string) => void) {
+    this.#time.tell = (what) => tell(`${this.#time.nowMs.toFixed(1).padStart(10)} ${what()}`);
   }
-}
 
-export function run(world: World, store = world.store, open?: OpenVolume) {
-  const { random, source, replicas, offline } = world;
-  return runSet(name, {
-    store,
-    open:
-      open ??
-      (async (address) => {
-        if (offline.has(address)) throw new AgentError("connection_refused", `"${address}" is offline`);
-        return [source, ...replicas].find((volume) => volume.name === address)!;
-      }),
-    clock: systemClock,
-    random: { bytes: (count) => bytesOf(random, count) },
-    owner: "test",
-    signal: new AbortController().signal,
-    onNotice: () => {},
-  });
-}
-
-/** A run that something happens to: it dies, before or after a step; a replica breaks; the source goes on changing. */
-async function troubledRun(world: World): Promise<void> {
-  const { random, store, source, replicas } = world;
-  const volumes = [source, ...replicas];
-  let left = below(random, 60);
-  let dead = false;
-  const trouble = oneOf(random, ["death", "death", "store", "replica", "writer", "stranger"] as const);
-  for (const volume of volumes) {
-    volume.before = (operation) => {
-      if (dead) throw new Killed();
-      if (left-- > 0) return;
-      if (trouble === "death") {
-        dead = true;
-        throw new Killed();
-      }
-      if (trouble === "replica" && volume !== source) throw new AgentError("medium_error", "EIO");
-      if (trouble === "writer" && random() < 0.3) scribble(random, source);
-      if (trouble === "stranger" && random() < 0.1 && operation !== "flush")
-        scribble(random, oneOf(random, replicas));
+  get counts(): Counts {
+    const of = (name: "runs" | "ended" | "failed") =>
+      this.#managers.reduce((sum, { counts }) => sum + counts[name], 0);
+    const [runs, ended, failed] = [of("runs"), of("ended"), of("failed")];
+    return {
+      ...this.#counts,
+      ...this.#judge.counts,
+      ...this.#network.counts,
+      ...this.#database.counts,
+      steps: this.#time.steps,
+      runs,
+      ended,
+      failed,
     };
   }
-  let writes = below(random, 4);
-  const write: TruthStore["write"] = async (...call) => {
-    if (dead) throw new Killed();
-    const dies = trouble === "store" && writes-- === 0;
-    if (dies && random() < 0.5) throw new Killed(); // before it, or after
-    await store.write(...call);
-    if (dies) dead = true;
-    if (dead) throw new Killed();
-  };
-  const failing = new Proxy(store, {
-    get(target, key) {
-      if (key === "write") return write;
-      const value: unknown = Reflect.get(target, key, target);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-  await run(world, failing).catch((error: unknown) => {
-    if (!(error instanceof Killed) && !(error instanceof AgentError)) throw error;
-  });
-  for (const volume of volumes) volume.before = () => undefined;
-  // Whoever died may have lost what was not flushed, or some of it.
-  for (const replica of replicas) {
-    if (random() >= 0.5) continue;
-    for (let at = 0; at < replica.cache.length; at += blockBytes)
-      if (random() < 0.5) replica.cache.copy(replica.medium, at, at, at + blockBytes);
-    replica.medium.copy(replica.cache);
-  }
-}
 
-const check = (right: boolean, what: string): void => {
-  if (!right) throw new SimulationError(what);
-};
-
-/** Each replica that was reached is in step, and holds on its medium what the source does. */
-function checkReached(world: World, result: RunResult): void {
-  for (const { name: replica, state, reason } of result.replicas) {
-    const volume = world.replicas.find((each) => each.name === replica)!;
-    const expected = world.offline.has(replica) ? "offline" : "in step";
-    check(state === expected, `${replica} is ${state}, not ${expected}: ${reason}`);
-    if (expected === "in step")
-      check(volume.medium.equals(world.source.cache), `${replica} is in step, and differs`);
+  #host(name: string, data: Buffer, keepsWhole: boolean): SimHost {
+    const disk = new SimDisk(name, data, blockBytes, this.#extentBytes, this.#random);
+    const host = new SimHost(this.#time, this.#random, disk, keepsWhole);
+    this.#addresses.set(name, host);
+    return host;
   }
-}
 
-/** One schedule. @throws SimulationError for what must not be */
-export async function simulate(
-  seed: number,
-  store: TruthStore,
-): Promise<{ written: number; offline: number }> {
-  const random = randomOf(seed);
-  const world = await made(random, store);
-  const { source, replicas } = world;
-  let offline = 0;
-  for (let step = below(random, 8); step > 0; step--) {
-    if (random() < 0.5) scribble(random, source);
-    if (random() < 0.2) scribble(random, oneOf(random, replicas));
-    if (random() < 0.3) world.offline.add(oneOf(random, replicas).name);
-    if (random() < 0.3) world.offline.clear();
-    offline += world.offline.size;
-    if (random() < 0.6) await troubledRun(world);
-    else checkReached(world, await run(world));
+  async run(): Promise<Counts> {
+    try {
+      await this.#create();
+      const actions = 4 + below(this.#random, 16);
+      for (let i = 0; i < actions; i++) {
+        await this.#act();
+        await this.#go();
+      }
+      await this.#mend();
+      await this.#end();
+      return this.counts;
+    } finally {
+      this.#database.close();
+    }
   }
-  world.offline.clear();
-  const last = await run(world);
-  checkReached(world, last);
-  check(
-    last.replicas.every(({ pending }) => pending === 0),
-    "something is pending after a run without failures",
-  );
-  const again = await run(world);
-  const idle = again.replicas.every(({ carriedOut }) => carriedOut!.written + carriedOut!.proved === 0);
-  check(again.changed === 0 && again.generation === last.generation && idle, "the next run does something");
-  return { written: last.replicas.reduce((sum, { carriedOut }) => sum + carriedOut!.written, 0), offline };
+
+  // --- the schedule ---
+
+  async #create(): Promise<void> {
+    const life = new Life(this.#time, "operator");
+    const made = (async () => {
+      await using store = await this.#database.store(life);
+      await store.createSet(
+        {
+          name: setName,
+          uuid: "00",
+          extentBytes: this.#extentBytes,
+          blockBytes: 0,
+          digest: "sha256",
+          maxChange: undefined,
+          createdMs: 0,
+        },
+        [this.#source, ...this.#replicas].map(memberOf),
+      );
+    })();
+    await this.#until(made);
+  }
+
+  async #step(untilMs?: number): Promise<boolean> {
+    const went = await this.#time.step(untilMs);
+    this.#judge.check();
+    for (const { failure } of this.#managers) if (failure !== undefined) throw failure;
+    return went;
+  }
+
+  async #until<T>(work: Promise<T>): Promise<T> {
+    let over = false;
+    const end = () => {
+      over = true;
+    };
+    work.then(end, end);
+    while (!over) if (!(await this.#step()) && !over) throw new SimulationError("something waits for ever");
+    return work;
+  }
+
+  /** Some time passes. */
+  async #go(): Promise<void> {
+    const random = this.#random;
+    if (chance(random, 0.5)) {
+      for (let n = below(random, oneOf(random, [3, 30, 300])); n > 0; n--) await this.#step();
+      return;
+    }
+    // Until those who work have ended, or so.
+    const untilMs = this.#time.nowMs + 100_000;
+    while (this.#managers.some(({ busy }) => busy) && (await this.#step(untilMs)));
+  }
+
+  async #act(): Promise<void> {
+    const random = this.#random;
+    const manager = oneOf(random, this.#managers);
+    const host = oneOf(random, this.#replicas);
+    const fault = (fn: () => void) => () => {
+      this.#counts.faults++;
+      fn();
+    };
+    const odds: readonly (readonly [number, () => void])[] = [
+      [6, () => this.#start(manager)],
+      [4, () => writer(this.#time, random, this.#source.disk, chance(random, 0.5) ? 1 : 20)],
+      [1.5, () => stranger(random, host)],
+      [1.5, () => this.#kill(manager)],
+      [1, () => this.#stop(manager)],
+      [1.5, () => this.#crash(host)],
+      [0.4, () => this.#crash(this.#source)],
+      [0.8, () => this.#cutDatabase()],
+      [0.8, fault(() => (this.#network.lossy = oneOf(random, [0, 0.02, 0.2])))],
+      [0.8, fault(() => this.#partition())],
+      [0.6, fault(() => (host.offline = !host.offline))],
+      [0.5, fault(() => (host.disk.failsFlush = true))],
+      [0.4, fault(() => (host.disk.lies = true))],
+      [0.4, fault(() => this.#full(host))],
+      [0.4, fault(() => this.#badBlock(oneOf(random, [host, this.#source])))],
+      [0.4, fault(() => (this.#database.fault = oneOf(random, ["full", "io", undefined])))],
+      [0.3, fault(() => (manager.spoolFault = oneOf(random, ["full", "io", undefined])))],
+      [0.3, fault(() => this.#swap(host))],
+      [0.3, () => this.#rollBack(host)],
+      [0.3, () => this.#database.checkpoint()],
+      [0.8, () => this.#operate(manager, host)],
+      [0.4, () => host.disk.evict()],
+    ];
+    let what = random() * odds.reduce((sum, [share]) => sum + share, 0);
+    for (const [share, action] of odds) {
+      what -= share;
+      if (what > 0) continue;
+      action();
+      break;
+    }
+  }
+
+  #start(manager: SimManager): void {
+    if (manager.busy) return;
+    const random = this.#random;
+    manager.run(chance(random, 0.1) ? random() * 0.5 : undefined);
+    // Whatever is to happen, it happens at any of its steps.
+    const dies = chance(random, 0.25);
+    const sleeps = chance(random, 0.15);
+    if (!dies && !sleeps) return;
+    const afterMs = oneOf(random, [5, 30, 100, 300]) * random();
+    this.#time.after(afterMs, undefined, () => (dies ? this.#kill(manager) : this.#stop(manager)));
+  }
+
+  #kill(manager: SimManager): void {
+    if (manager.busy) this.#counts.kills++;
+    manager.kill();
+  }
+
+  #stop(manager: SimManager): void {
+    if (manager.busy) this.#counts.stops++;
+    manager.stop(oneOf(this.#random, [500, 10_000, 30_000, 90_000]));
+  }
+
+  #crash(host: SimHost): void {
+    const power = chance(this.#random, 0.7);
+    if (power) this.#counts.powerCuts++;
+    host.crash({ power }, oneOf(this.#random, [1, 1000, 20_000]));
+  }
+
+  #cutDatabase(): void {
+    if (chance(this.#random, 0.7)) this.#database.cutsCommit = true;
+    else this.#database.powerCut();
+  }
+
+  #partition(): void {
+    const random = this.#random;
+    const { name } = oneOf(random, this.#managers);
+    const host = oneOf(random, [this.#source, ...this.#replicas, ...this.#replicas]);
+    this.#network.cutUntilMs.set(
+      `${name} ${host.name}`,
+      this.#time.nowMs + oneOf(random, [100, 5000, 40_000]),
+    );
+  }
+
+  #full({ disk, journalFile }: SimHost): void {
+    if (journalFile && chance(this.#random, 0.5)) journalFile.full = !journalFile.full;
+    else disk.room = below(this.#random, 20);
+  }
+
+  #badBlock({ disk }: SimHost): void {
+    const lba = below(this.#random, disk.geometry.blocks);
+    if (chance(this.#random, 0.5)) disk.unreadable.add(lba);
+    else disk.unwritable.add(lba);
+    disk.changedMs = this.#time.nowMs;
+  }
+
+  /** Another volume is served at a replica's address. */
+  #swap(host: SimHost): void {
+    if (!this.#judge.memberOf(host)) return; // nobody has seen it so far
+    this.#counts.swaps++;
+    const { cache } = host.disk;
+    const other = this.#host(
+      "other",
+      chance(this.#random, 0.5) ? Buffer.from(cache) : Buffer.alloc(cache.length),
+      false,
+    );
+    other.disk.onPut = () => this.#judge.foreign(other);
+    this.#addresses.set(host.name, other);
+  }
+
+  /** An operator returns a replica to its last whole generation; a run that is under way finds that. */
+  #rollBack(host: SimHost): void {
+    const served = host.served;
+    if (!served) return;
+    this.#counts.rollBacks++;
+    const connection = host.login("an operator");
+    void host.carryOut(connection, () => served.rollBackWhole()).catch(() => {});
+  }
+
+  #operate(manager: SimManager, host: SimHost): void {
+    if (manager.busy) return;
+    const random = this.#random;
+    const what = oneOf(random, [
+      "pause",
+      "resume",
+      "add",
+      "add",
+      "remove",
+      "priorities",
+      "max-change",
+    ] as const);
+    if (what === "pause" || what === "resume") manager.pause(what === "pause");
+    else if (what === "add")
+      for (const each of this.#replicas) this.#known(each) || manager.busy || manager.add(each);
+    else if (what === "remove") manager.remove(host.name);
+    else if (what === "priorities") manager.priorities();
+    else manager.maxChange(chance(random, 0.5) ? undefined : random());
+  }
+
+  #known(host: SimHost): boolean {
+    return this.#judge.state.members.some(({ name }) => name === host.name);
+  }
+
+  // --- the end ---
+
+  async #mend(): Promise<void> {
+    this.#network.lossy = 0;
+    this.#network.cutUntilMs.clear();
+    this.#database.fault = undefined;
+    this.#database.cutsCommit = false;
+    for (const manager of this.#managers) manager.spoolFault = undefined;
+    for (const host of [this.#source, ...this.#replicas]) {
+      this.#addresses.set(host.name, host);
+      host.offline = false;
+      const { disk, journalFile } = host;
+      disk.room = Number.POSITIVE_INFINITY;
+      disk.failsFlush = false;
+      disk.lies = false;
+      disk.unwritable.clear();
+      if (host === this.#source) disk.unreadable.clear();
+      if (journalFile) Object.assign(journalFile, { full: false, failsFlush: false });
+    }
+    // Whoever sleeps wakes up, and what is late arrives.
+    const untilMs = this.#time.nowMs + 200_000;
+    while ((await this.#step(untilMs)) && this.#time.nowMs < endMs);
+    if (this.#managers.some(({ busy }) => busy)) throw new SimulationError("a process does not end");
+    for (const { disk } of this.#replicas) disk.evict();
+  }
+
+  /** What a manager does is done without failures. */
+  async #calmly(manager: SimManager, what: () => void): Promise<void> {
+    const errors = manager.errors.length;
+    what();
+    while (manager.busy)
+      if (!(await this.#step()) && manager.busy) throw new SimulationError("a process waits for ever");
+    const error = manager.errors[errors];
+    if (error) throw new SimulationError(`nothing fails any more, but: ${error.message}`, { cause: error });
+  }
+
+  async #end(): Promise<void> {
+    const [manager] = this.#managers as [SimManager];
+    await this.#calmly(manager, () => manager.pause(false));
+    for (const host of this.#replicas)
+      if (!this.#known(host)) await this.#calmly(manager, () => manager.add(host));
+    const isDone = () =>
+      manager.results.at(-1)?.replicas.every(({ state, pending }) => state === "in step" && pending === 0);
+    for (let runs = 0; runs < 2 && (runs === 0 || !isDone()); runs++)
+      await this.#calmly(manager, () => manager.run(1));
+    const last = manager.results.at(-1)!;
+    const said = () =>
+      JSON.stringify(last.replicas.map(({ name, state, reason, pending }) => [name, state, reason, pending]));
+    if (!isDone()) throw new SimulationError(`two runs without failures do not do: ${said()}`);
+    for (const { disk, name, served } of this.#replicas) {
+      disk.evict();
+      if (!disk.medium.equals(this.#source.disk.cache))
+        throw new SimulationError(`"${name}" is not the source`);
+      if (served && served.journal.header.state !== journalState.whole)
+        throw new SimulationError(`"${name}" is no whole generation`);
+    }
+    await this.#calmly(manager, () => manager.run(0));
+    const again = manager.results.at(-1)!;
+    const idle = again.replicas.every(({ carriedOut }) => carriedOut!.written + carriedOut!.proved === 0);
+    if (!idle || again.changed > 0 || again.generation !== last.generation)
+      throw new SimulationError("a run with nothing to do does something");
+    if (this.#network.inFlightMax > 64)
+      throw new SimulationError(`${this.#network.inFlightMax} commands in flight`);
+  }
 }

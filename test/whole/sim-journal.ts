@@ -20,7 +20,7 @@ export class SimJournalFile {
   flushes = true;
   onHeader: (header: Header) => void = () => {};
 
-  over(life: Life): JournalFile {
+  over(life: Pick<Life, "pause">): JournalFile {
     return {
       read: async (offset, buffer, options) => {
         await life.pause();
