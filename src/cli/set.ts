@@ -6,7 +6,9 @@ import { AgentError, exitStatus } from "../base/errors.ts";
 import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { systemRandom } from "../platform/random.ts";
-import { leased, type RunResult, runSet } from "../sets/run.ts";
+import { whileLeased } from "../sets/lease.ts";
+import type { RunResult } from "../sets/pass.ts";
+import { runSet } from "../sets/run.ts";
 import { openPostgresStore } from "../truth/postgres-store.ts";
 import { openSqliteStore } from "../truth/sqlite-store.ts";
 import type { Lease, Member, NewMember, SetFacts, TruthStore } from "../truth/store.ts";
@@ -61,14 +63,9 @@ async function changing(
   options: StoreOptions,
   action: (store: TruthStore, lease: Lease) => Promise<void>,
 ): Promise<void> {
-  await withStore(options, async (store) => {
-    const lease = await leased(store, name, owner(), systemClock);
-    try {
-      await action(store, lease);
-    } finally {
-      await lease.release().catch(() => {}); // gone with its set, or runs out by itself
-    }
-  });
+  await withStore(options, (store) =>
+    whileLeased(name, { store, owner: owner(), clock: systemClock }, (lease) => action(store, lease)),
+  );
 }
 
 const print = (options: StoreOptions, json: unknown, text: string) =>
