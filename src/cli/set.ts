@@ -6,10 +6,12 @@ import { AgentError, exitStatus } from "../base/errors.ts";
 import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { systemRandom } from "../platform/random.ts";
-import { leased, type RunResult, runSet } from "../sets/run.ts";
+import { whileLeased } from "../sets/lease.ts";
+import type { RunResult } from "../sets/pass.ts";
+import { runSet } from "../sets/run.ts";
 import { openPostgresStore } from "../truth/postgres-store.ts";
 import { openSqliteStore } from "../truth/sqlite-store.ts";
-import type { Lease, Member, SetFacts, TruthStore } from "../truth/store.ts";
+import type { Lease, Member, NewMember, SetFacts, TruthStore } from "../truth/store.ts";
 import { parseExtent } from "./options.ts";
 import { isScsiAddress, openVolume } from "./volumes.ts";
 
@@ -61,24 +63,15 @@ async function changing(
   options: StoreOptions,
   action: (store: TruthStore, lease: Lease) => Promise<void>,
 ): Promise<void> {
-  await withStore(options, async (store) => {
-    const lease = await leased(store, name, owner(), systemClock);
-    try {
-      await action(store, lease);
-    } finally {
-      await lease.release().catch(() => {}); // gone with its set, or runs out by itself
-    }
-  });
+  await withStore(options, (store) =>
+    whileLeased(name, { store, owner: owner(), clock: systemClock }, (lease) => action(store, lease)),
+  );
 }
 
 const print = (options: StoreOptions, json: unknown, text: string) =>
   process.stdout.write(options.json ? `${JSON.stringify(json)}\n` : text);
 
-const member = (
-  role: Member["role"],
-  { name, address }: NamedVolume,
-  priority: number,
-): Omit<Member, "id"> => ({
+const member = (role: Member["role"], { name, address }: NamedVolume, priority: number): NewMember => ({
   name,
   address,
   role,

@@ -29,7 +29,15 @@ const headBytes = 8;
 /** So that zeros are no piece. */
 const crcStart = 1;
 
-export class Spool<T> implements AsyncDisposable {
+/** Takes what was decided, piece by piece. */
+export interface Sink<T> {
+  add(piece: T): Promise<void>;
+}
+
+/** Where only the count matters. */
+export const nowhere: Sink<unknown> = { add: async () => {} };
+
+export class Spool<T> implements Sink<T>, AsyncDisposable {
   readonly #make: () => Promise<SpoolFile>;
   #file: SpoolFile | undefined;
   #bytes = 0;

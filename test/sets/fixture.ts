@@ -2,8 +2,8 @@
 import { AgentError } from "../../src/base/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import type { OpenVolume } from "../../src/sets/points.ts";
-import { type RunResult, runSet } from "../../src/sets/run.ts";
-import type { Member, TruthStore } from "../../src/truth/store.ts";
+import { runSet } from "../../src/sets/run.ts";
+import type { NewMember, TruthStore } from "../../src/truth/store.ts";
 import type { VolumeIdentity } from "../../src/volume/volume.ts";
 import { below, bytesOf } from "../support/data.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
@@ -29,7 +29,7 @@ export interface World {
   readonly offline: Set<string>;
 }
 
-const memberOf = (volume: NamedVolume, priority: number): Omit<Member, "id"> => ({
+const memberOf = (volume: NamedVolume, priority: number): NewMember => ({
   name: volume.name,
   address: volume.name,
   role: priority === 0 ? "source" : "replica",
@@ -50,7 +50,15 @@ export async function made(random: () => number, store: TruthStore): Promise<Wor
     (_, i) => new NamedVolume(`replica-${i}`, random() < 0.5 ? data : contents()),
   );
   await store.createSet(
-    { name, uuid: "00", extentBytes, blockBytes: 0, digest: "sha256", maxChange: undefined, createdMs: 0 },
+    {
+      name,
+      uuid: "01".repeat(16),
+      extentBytes,
+      blockBytes: 0,
+      digest: "sha256",
+      maxChange: undefined,
+      createdMs: 0,
+    },
     [source, ...replicas].map(memberOf),
   );
   return { random, store, source, replicas, offline: new Set() };

@@ -2,9 +2,11 @@
 // network and disks.
 import { AgentError } from "../../src/base/errors.ts";
 import { SystemError } from "../../src/platform/errno.ts";
-import { leased, type RunResult, runSet } from "../../src/sets/run.ts";
+import { whileLeased } from "../../src/sets/lease.ts";
+import type { RunResult } from "../../src/sets/pass.ts";
+import { runSet } from "../../src/sets/run.ts";
 import type { SpoolFile } from "../../src/sets/spool.ts";
-import type { Lease, Member, TruthStore } from "../../src/truth/store.ts";
+import type { Lease, NewMember, TruthStore } from "../../src/truth/store.ts";
 import { bytesOf, oneOf } from "../support/data.ts";
 import type { SimDatabase } from "./sim-database.ts";
 import type { SimHost } from "./sim-host.ts";
@@ -26,7 +28,7 @@ export interface Surroundings {
   readonly hosts: Map<string, SimHost>;
 }
 
-export const memberOf = (host: SimHost, priority: number): Omit<Member, "id"> => ({
+export const memberOf = (host: SimHost, priority: number): NewMember => ({
   name: host.name,
   address: host.name,
   role: priority === 0 ? "source" : "replica",
@@ -154,12 +156,7 @@ export class SimManager {
   #command(action: (store: TruthStore, lease: Lease) => Promise<void>): void {
     this.counts.commands++;
     this.#start(async (store, life, owner) => {
-      const lease = await leased(store, setName, owner, life.clock);
-      try {
-        await action(store, lease);
-      } finally {
-        await lease.release().catch(() => {});
-      }
+      await whileLeased(setName, { store, owner, clock: life.clock }, (lease) => action(store, lease));
     });
   }
 

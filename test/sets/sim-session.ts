@@ -5,6 +5,7 @@
 // becomes of the run, what it has sent may arrive late, and be carried out.
 import { AgentError } from "../../src/base/errors.ts";
 import type {
+  CommitOptions,
   CompareAnswer,
   DigestAnswer,
   DigestWindow,
@@ -12,6 +13,7 @@ import type {
   ReadOptions,
   RollBackOptions,
   RolledBack,
+  SetLabel,
   Volume,
   WholeState,
 } from "../../src/volume/volume.ts";
@@ -235,8 +237,12 @@ export class SimSession implements Volume {
     await this.#send((served) => served.beginWhole!(run));
   }
 
-  async commitWhole(run: Buffer): Promise<void> {
-    await this.#send((served) => served.commitWhole!(run));
+  async commitWhole(run: Buffer, options?: CommitOptions): Promise<void> {
+    await this.#send((served) => served.commitWhole!(run, options));
+  }
+
+  async labelWhole(label: SetLabel | undefined): Promise<void> {
+    await this.#send((served) => served.labelWhole!(label));
   }
 
   rollBackWhole(options?: RollBackOptions): Promise<RolledBack> {

@@ -18,6 +18,7 @@ import { chance, Life, type Random, SimTime } from "./sim-time.ts";
 import { stranger, writer } from "./sim-writers.ts";
 
 const blockBytes = 512;
+const setUuid = "5e".repeat(16);
 const endMs = 3_600_000;
 
 /** Shapes of volumes: bytes of an extent, extents; the last two need several windows or several before-images. */
@@ -140,7 +141,7 @@ export class SetSimulation {
       await store.createSet(
         {
           name: setName,
-          uuid: "00",
+          uuid: setUuid,
           extentBytes: this.#extentBytes,
           blockBytes: 0,
           digest: "sha256",
@@ -295,7 +296,7 @@ export class SetSimulation {
   /** An operator returns a replica to its last whole generation; a run that is under way finds that. */
   #rollBack(host: SimHost): void {
     const served = host.served;
-    if (!served) return;
+    if (!served || host.offline) return;
     this.#counts.rollBacks++;
     const connection = host.login("an operator");
     void host.carryOut(connection, () => served.rollBackWhole()).catch(() => {});
