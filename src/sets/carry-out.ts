@@ -152,11 +152,16 @@ class Step {
       encoded(shape, run.first, identifiers, initialValue),
     );
     const nobodys = unnamed(identifierBytes);
-    return Array.from({ length: run.count }, (_, j) => {
+    const equalsAt = (j: number, which: number) => {
       const at = j * valueBytes;
-      const equals = (which: number) =>
-        values.compare(known[which]!, at, at + valueBytes, at, at + valueBytes) === 0;
-      if (equals(0)) return "truth";
+      return values.compare(known[which]!, at, at + valueBytes, at, at + valueBytes) === 0;
+    };
+    // What is pending and in a cache already may be on the medium, or was lost on its way there.
+    const cached = Array.from({ length: run.count }, (_, j) => j).filter((j) => equalsAt(j, 0));
+    const onMedium = await this.#proved(new Set(cached.map((j) => run.first + j)));
+    return Array.from({ length: run.count }, (_, j) => {
+      const equals = (which: number) => equalsAt(j, which);
+      if (equals(0)) return onMedium.has(run.first + j) ? "truth" : "what it may";
       const isUnnamed = run.previous.subarray(j * identifierBytes, (j + 1) * identifierBytes).equals(nobodys);
       return isUnnamed || equals(1) || equals(2) ? "what it may" : "something else";
     });

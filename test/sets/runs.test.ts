@@ -119,3 +119,28 @@ test("two runs of a set exclude each other; who died with it keeps nobody waitin
   await store.acquire(name, "dead", 1000);
   expect((await run(world)).generation).toBe(1);
 });
+
+test("what a disk has lost on its way to the medium, and its cache still has, is written again by the next run", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await made(randomOf(11), store);
+  await run(world);
+  world.source.change(0, Buffer.alloc(blockBytes, 9));
+  const [replica] = world.replicas;
+  const flush = replica!.flush.bind(replica);
+  replica!.flush = async () => {
+    const before = Buffer.from(replica!.medium.subarray(0, blockBytes));
+    await flush();
+    before.copy(replica!.medium);
+  };
+  const lying = await run(world);
+  const stateOf = (result: typeof lying) =>
+    result.replicas.find((each) => each.name === replica!.name)!.state;
+  expect(stateOf(lying)).toBe("behind");
+  // It goes on lying: nobody believes its cache.
+  expect(stateOf(await run(world))).toBe("behind");
+  replica!.flush = flush;
+  const last = await run(world);
+  expect(stateOf(last)).toBe("in step");
+  expect(replica!.medium.equals(world.source.cache)).toBe(true);
+});

@@ -224,6 +224,17 @@ export class SimDisk extends MemoryVolume {
 
   // --- what happens to it ---
 
+  /** A block can't be read until it is written to. */
+  damage(lba: number): void {
+    this.unreadable.add(lba);
+    this.changedMs = this.life.time.nowMs;
+  }
+
+  readable(): void {
+    if (this.unreadable.size > 0) this.changedMs = this.life.time.nowMs;
+    this.unreadable.clear();
+  }
+
   /** Into the cache. */
   put(lba: number, data: Buffer): void {
     if (data.length === 0) return;

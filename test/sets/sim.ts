@@ -274,9 +274,8 @@ export class SetSimulation {
 
   #badBlock({ disk }: SimHost): void {
     const lba = below(this.#random, disk.geometry.blocks);
-    if (chance(this.#random, 0.5)) disk.unreadable.add(lba);
+    if (chance(this.#random, 0.5)) disk.damage(lba);
     else disk.unwritable.add(lba);
-    disk.changedMs = this.#time.nowMs;
   }
 
   /** Another volume is served at a replica's address. */
@@ -342,7 +341,7 @@ export class SetSimulation {
       disk.failsFlush = false;
       disk.lies = false;
       disk.unwritable.clear();
-      if (host === this.#source) disk.unreadable.clear();
+      if (host === this.#source) disk.readable();
       if (journalFile) Object.assign(journalFile, { full: false, failsFlush: false });
     }
     // Whoever sleeps wakes up, and what is late arrives.
