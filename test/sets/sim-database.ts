@@ -6,13 +6,14 @@
 // it is the same SQL, and test/truth/store-faults.test.ts kills real ones.
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
+import { DatabaseSync, type StatementSync } from "node:sqlite";
 import type { Row, Value } from "../../src/truth/sql.ts";
 import { failureOf, type Side, SqliteConnections, type Work } from "../../src/truth/sqlite-connections.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { SqliteFailure, type SqliteFile } from "../../src/truth/sqlite-thread.ts";
 import { extentsOfPage, type TruthStore } from "../../src/truth/store.ts";
 import { identifierBytes } from "./sim-disk.ts";
+import { simulationsFolder } from "./sim-template.ts";
 import { chance, type Life, type Random } from "./sim-time.ts";
 
 const sectorBytes = 512;
@@ -47,16 +48,17 @@ export class SimDatabase {
   #path: string;
   #number = 0;
   #watch!: DatabaseSync;
+  #questions = new Map<string, StatementSync>();
   #files = new Set<SimSqliteFile>();
   /** Statements that write fail: there is no room, or the medium fails. */
   fault: "full" | "io" | undefined;
   /** The power is cut in the middle of the next COMMIT. */
   cutsCommit = false;
-  /** Called after each COMMIT. */
-  onCommit: (life: Life) => void = () => {};
+  /** Called after each COMMIT that changed more than leases. */
+  onCommit: () => void = () => {};
   /** Called when the power was cut, with what may be there now. */
   onCut: (may: readonly TruthState[]) => void = () => {};
-  readonly counts = { cuts: 0, torn: 0, faults: 0, commits: 0 };
+  readonly counts = { cuts: 0, torn: 0, refused: 0, commits: 0 };
   /** Bytes of the log that are known to be on the medium. */
   #synced: Buffer | undefined;
 
@@ -68,7 +70,7 @@ export class SimDatabase {
 
   /** From `template`, an empty one that a store has made. */
   static make(template: string, random: Random): SimDatabase {
-    const database = new SimDatabase(mkdtempSync(join("/dev/shm", "lunsync-sim-")), random);
+    const database = new SimDatabase(mkdtempSync(join(simulationsFolder, "lunsync-sim-")), random);
     copyFileSync(template, database.#path);
     database.#open();
     return database;
@@ -100,12 +102,19 @@ export class SimDatabase {
     }
   }
 
+  #ask(text: string): Row[] {
+    const question = this.#questions.get(text) ?? this.#watch.prepare(text);
+    this.#questions.set(text, question);
+    return question.all();
+  }
+
+  /** Who has the lease of the set. */
   holder(): string | undefined {
-    return this.#watch.prepare("select owner from leases").get()?.owner as string | undefined;
+    return this.#ask("select owner from leases")[0]?.owner as string | undefined;
   }
 
   look(): TruthState {
-    const all = (text: string): Row[] => this.#watch.prepare(text).all() as Row[];
+    const all = (text: string): Row[] => this.#ask(text);
     this.#watch.exec("begin");
     const [sets, members, pages, entries] = [
       all("select name, generation, blocks, paused, max_change from sets"),
@@ -171,7 +180,7 @@ export class SimDatabase {
   }
 
   /** A COMMIT. */
-  commit(life: Life, connections: SqliteConnections, work: Work): readonly Row[] {
+  commit(connections: SqliteConnections, work: Work, changes: boolean): readonly Row[] {
     this.counts.commits++;
     const before =
       this.cutsCommit || this.#synced ? { log: this.#log(), file: readFileSync(this.#path) } : undefined;
@@ -193,7 +202,7 @@ export class SimDatabase {
       throw new SqliteFailure(ioerr, "the power is gone");
     }
     this.#synced = flushes ? undefined : (this.#synced ?? before?.log ?? Buffer.alloc(0));
-    this.onCommit(life);
+    if (changes) this.onCommit();
     return rows;
   }
 
@@ -218,6 +227,7 @@ export class SimDatabase {
     }
     for (const each of this.#files) each.gone();
     this.#files.clear();
+    this.#questions.clear();
     this.#watch.close();
     for (const suffix of ["", "-wal", "-shm"]) rmSync(`${this.#path}${suffix}`, { force: true });
     this.#path = join(this.#folder, `truth-${++this.#number}.sqlite`);
@@ -245,6 +255,8 @@ class SimSqliteFile implements SqliteFile {
   readonly #life: Life;
   readonly #connections: SqliteConnections;
   #gone = false;
+  /** The transaction that is open changes more than leases. */
+  #changes = false;
 
   constructor(database: SimDatabase, path: string, life: Life) {
     this.#database = database;
@@ -272,8 +284,10 @@ class SimSqliteFile implements SqliteFile {
     if (this.#gone) throw new SqliteFailure(ioerr, "the host of the database is gone");
     const writes =
       work.does === "query" && work.side === "write" && /^(insert|update|delete|commit)/.test(work.text);
+    if (isBegin(work)) this.#changes = false;
+    if (writes && / (truth|entries|members|sets) /.test(work.text)) this.#changes = true;
     const fails = writes && this.#database.fault !== undefined && chance(this.#database.random, 0.5);
-    if (fails) this.#database.counts.faults++;
+    if (fails) this.#database.counts.refused++;
     if (fails && isCommit && this.#database.fault === "io" && chance(this.#database.random, 0.5)) {
       // What the medium has of it is found by whoever opens the file next.
       this.#commit(work);
@@ -290,7 +304,7 @@ class SimSqliteFile implements SqliteFile {
 
   #commit(work: Work): readonly Row[] {
     try {
-      return this.#database.commit(this.#life, this.#connections, work);
+      return this.#database.commit(this.#connections, work, this.#changes);
     } catch (error) {
       if (error instanceof SqliteFailure) throw error;
       const { code, message } = failureOf(error);
@@ -330,3 +344,5 @@ class SimSqliteFile implements SqliteFile {
     this.#database.forget(this);
   }
 }
+
+const isBegin = (work: Work): boolean => work.does === "script" && work.text.startsWith("begin immediate");

@@ -202,10 +202,6 @@ export class Judge {
     this.counts.wholes++;
     const strange = this.#strange.get(host)!;
     const { disk } = host;
-    this.#demand(
-      disk.cache.equals(disk.medium),
-      `what "${host.name}" holds is on its medium when it is said to be whole`,
-    );
     const holds = (generation: Generation | undefined) =>
       generation?.every(
         (identifier, extent) => strange.has(extent) || disk.onMedium(extent).equals(identifier),

@@ -32,6 +32,10 @@ const shapes = [
   [512, 1040],
 ] as const;
 
+/** What goes wrong most. */
+const moods = ["calm", "operators", "managers", "hosts", "database", "network", "disks"] as const;
+type Mood = (typeof moods)[number];
+
 export type Counts = Record<string, number>;
 
 export class SetSimulation {
@@ -45,6 +49,7 @@ export class SetSimulation {
   readonly #managers: readonly SimManager[];
   readonly #addresses = new Map<string, SimHost>();
   readonly #extentBytes: number;
+  readonly #mood: Mood;
   readonly #counts = { powerCuts: 0, kills: 0, stops: 0, rollBacks: 0, swaps: 0, faults: 0 };
 
   /** `template`: an empty truth database. */
@@ -56,6 +61,7 @@ export class SetSimulation {
     this.#database = SimDatabase.make(template, random);
     const [extentBytes, extentsMax] = chance(random, 0.03) ? shapes[6] : oneOf(random, shapes.slice(0, 6));
     this.#extentBytes = extentBytes;
+    this.#mood = oneOf(random, moods);
     const extents = extentsMax > 1000 ? extentsMax : 1 + below(random, extentsMax);
     const bytes =
       extents * extentBytes - (extents > 1 ? below(random, extentBytes / blockBytes) * blockBytes : 0);
@@ -191,32 +197,36 @@ export class SetSimulation {
       this.#counts.faults++;
       fn();
     };
-    const odds: readonly (readonly [number, () => void])[] = [
-      [6, () => this.#start(manager)],
-      [4, () => writer(this.#time, random, this.#source.disk, chance(random, 0.5) ? 1 : 20)],
-      [1.5, () => stranger(random, host)],
-      [1.5, () => this.#kill(manager)],
-      [1, () => this.#stop(manager)],
-      [1.5, () => this.#crash(host)],
-      [0.4, () => this.#crash(this.#source)],
-      [0.8, () => this.#cutDatabase()],
-      [0.8, fault(() => (this.#network.lossy = oneOf(random, [0, 0.02, 0.2])))],
-      [0.8, fault(() => this.#partition())],
-      [0.6, fault(() => (host.offline = !host.offline))],
-      [0.5, fault(() => (host.disk.failsFlush = true))],
-      [0.4, fault(() => (host.disk.lies = true))],
-      [0.4, fault(() => this.#full(host))],
-      [0.4, fault(() => this.#badBlock(oneOf(random, [host, this.#source])))],
-      [0.4, fault(() => (this.#database.fault = oneOf(random, ["full", "io", undefined])))],
-      [0.3, fault(() => (manager.spoolFault = oneOf(random, ["full", "io", undefined])))],
-      [0.3, fault(() => this.#swap(host))],
-      [0.3, () => this.#rollBack(host)],
-      [0.3, () => this.#database.checkpoint()],
-      [0.8, () => this.#operate(manager, host)],
-      [0.4, () => host.disk.evict()],
+    const odds: readonly (readonly [Mood, number, () => void])[] = [
+      ["calm", 8, () => this.#start(manager)],
+      ["calm", 4, () => writer(this.#time, random, this.#source.disk, oneOf(random, [1, 1, 20]))],
+      ["calm", 1, () => stranger(random, host)],
+      ["operators", 0.8, () => this.#operate(manager, host)],
+      ["operators", 0.3, () => this.#rollBack(host)],
+      ["operators", 0.3, fault(() => this.#swap(host))],
+      ["managers", 1, () => this.#kill(manager)],
+      ["managers", 0.6, () => this.#stop(manager)],
+      ["managers", 0.3, fault(() => (manager.spoolFault = oneOf(random, ["full", "io", undefined])))],
+      ["hosts", 1, () => this.#crash(host)],
+      ["hosts", 0.3, () => this.#crash(this.#source)],
+      ["hosts", 0.3, () => host.disk.evict()],
+      ["database", 0.5, () => this.#cutDatabase()],
+      ["database", 0.3, fault(() => (this.#database.fault = oneOf(random, ["full", "io", undefined])))],
+      ["database", 0.2, () => this.#database.checkpoint()],
+      ["network", 0.4, fault(() => (this.#network.lossy = oneOf(random, [0, 0.02, 0.2])))],
+      ["network", 0.6, fault(() => this.#partition())],
+      ["network", 0.4, fault(() => (host.offline = !host.offline))],
+      ["disks", 0.3, fault(() => (host.disk.failsFlush = true))],
+      ["disks", 0.3, fault(() => (host.disk.lies = true))],
+      ["disks", 0.3, fault(() => this.#full(host))],
+      ["disks", 0.3, fault(() => this.#badBlock(oneOf(random, [host, this.#source])))],
     ];
-    let what = random() * odds.reduce((sum, [share]) => sum + share, 0);
-    for (const [share, action] of odds) {
+    // In every mood something of everything goes wrong, and more of one thing.
+    const weighed = odds.map(
+      ([mood, share, action]) => [mood === this.#mood ? 6 * share : share, action] as const,
+    );
+    let what = random() * weighed.reduce((sum, [share]) => sum + share, 0);
+    for (const [share, action] of weighed) {
       what -= share;
       if (what > 0) continue;
       action();
@@ -263,7 +273,7 @@ export class SetSimulation {
     const host = oneOf(random, [this.#source, ...this.#replicas, ...this.#replicas]);
     this.#network.cutUntilMs.set(
       `${name} ${host.name}`,
-      this.#time.nowMs + oneOf(random, [100, 5000, 40_000]),
+      this.#time.nowMs + oneOf(random, [100, 5000, 40_000, 100_000]),
     );
   }
 
