@@ -25,8 +25,14 @@ export interface MemberState {
   readonly role: string;
   readonly uuid: string | undefined;
   readonly generation: number;
-  /** What was sent for each extent that has an entry; undefined: nothing. */
-  readonly entries: ReadonlyMap<number, Buffer | undefined>;
+  readonly entries: ReadonlyMap<number, EntryState>;
+}
+
+/** What is pending for an extent. */
+export interface EntryState {
+  readonly previous: Buffer;
+  /** Undefined: nothing was sent. */
+  readonly sent: Buffer | undefined;
 }
 
 /** All that the database says. */
@@ -132,23 +138,21 @@ export class SimDatabase {
           bytes.subarray(i * identifierBytes, (i + 1) * identifierBytes),
         );
     }
-    const of = (id: unknown) =>
-      new Map(
-        entries
-          .filter(({ member_id }) => member_id === id)
-          .flatMap(({ first, count, sent }) =>
-            Array.from(
-              { length: Number(count) },
-              (_, j) =>
-                [
-                  Number(first) + j,
-                  sent === null
-                    ? undefined
-                    : buffer(sent).subarray(j * identifierBytes, (j + 1) * identifierBytes),
-                ] as const,
-            ),
-          ),
-      );
+    const of = (id: unknown) => {
+      const found = new Map<number, EntryState>();
+      for (const { member_id, first, count, previous, sent } of entries) {
+        if (member_id !== id) continue;
+        for (let j = 0; j < Number(count); j++) {
+          const cut = (value: unknown) =>
+            buffer(value).subarray(j * identifierBytes, (j + 1) * identifierBytes);
+          found.set(Number(first) + j, {
+            previous: cut(previous),
+            sent: sent === null ? undefined : cut(sent),
+          });
+        }
+      }
+      return found;
+    };
     const hex = (row: Row) =>
       Object.values(row).map((value) =>
         value instanceof Uint8Array ? buffer(value).toString("base64") : value,

@@ -13,7 +13,7 @@ import { MemoryVolume } from "../support/memory-volume.ts";
 import type { Life, Random } from "./sim-time.ts";
 
 export const identifierBytes = 32;
-const identified = (data: Buffer): Buffer => hash("sha256", data, "buffer");
+export const identified = (data: Buffer): Buffer => hash("sha256", data, "buffer");
 
 /** Identifiers of extents of a buffer, each digested when it is asked for. */
 class Identifiers {
@@ -47,6 +47,8 @@ export class SimDisk extends MemoryVolume {
   onPut: (extents: readonly number[]) => void = () => {};
   /** Identifiers that were answered for an extent, and when last. */
   readonly answered = new Map<number, Map<string, number>>();
+  /** Called when an extent's identifier is answered. */
+  onAnswer: (extent: number, identifier: Buffer) => void = () => {};
   /** When it was written to last, by whomever. */
   changedMs = 0;
   readonly #random: Random;
@@ -200,6 +202,7 @@ export class SimDisk extends MemoryVolume {
   }
 
   #note(extent: number, identifier: Buffer): void {
+    this.onAnswer(extent, identifier);
     const known = this.answered.get(extent) ?? new Map<string, number>();
     known.set(identifier.toString("latin1"), this.life.time.nowMs);
     this.answered.set(extent, known);

@@ -51,6 +51,8 @@ export class SimHost {
   /** Nobody can reach it. */
   offline = false;
   onWhole: (header: Header) => void = () => {};
+  /** Called when somebody's write arrives. */
+  onWrite: (connection: Connection, lba: number, data: Buffer) => void = () => {};
   readonly #time: SimTime;
   readonly #random: Random;
   #life: Life;

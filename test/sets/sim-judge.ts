@@ -1,17 +1,20 @@
 // What must hold after every step of a simulation of replication sets, as somebody sees it who sees all media at once.
 //
-// 1. An extent without an entry is on the replica's medium as the truth has it, unless somebody else wrote there.
+// 1. An extent without an entry is on the replica's medium as the truth has it, unless somebody else wrote there. An entry goes
+//    when the replica has proved to hold the truth.
 // 2. A replica that is said to hold a generation, or that is whole by its journal, is one generation as a whole. A generation is
 //    what the source was found to hold: all at once if it was quiet, or else each extent at some instant of the run.
 // 3. What a transaction kept is there after a power cut; what it did not keep is there as a whole, or not at all.
-// 4. Nothing is written by a run but what was written down before, to the volume that was seen first under its name.
+// 4. A run writes what was written down before, over what the replica has proved to hold, to the volume that was seen first
+//    under its name; within a run of that volume, if it keeps its last whole generation.
 // 5. Commands in flight are bounded.
 //
 // Who writes to a replica without holding the set's lease is a stranger: a run that wakes up late, too.
 import { assert } from "../../src/base/assert.ts";
 import type { Header } from "../../src/whole/format.ts";
 import type { MemberState, SimDatabase, TruthState } from "./sim-database.ts";
-import { command, type SimHost } from "./sim-host.ts";
+import { identified } from "./sim-disk.ts";
+import { type Connection, command, type SimHost } from "./sim-host.ts";
 import type { SimTime } from "./sim-time.ts";
 
 export class SimulationError extends Error {
@@ -38,6 +41,8 @@ export class Judge {
   /** By host: extents that somebody else wrote to, or may have. */
   readonly #strange = new Map<SimHost, Set<number>>();
   readonly #generations: Generation[] = [];
+  /** By host and extent: what was answered last, to whom. */
+  readonly #answers = new Map<SimHost, Map<number, { readonly to: string; readonly identifier: Buffer }>>();
   #state: TruthState;
   #failure: SimulationError | undefined;
 
@@ -63,8 +68,14 @@ export class Judge {
     };
     for (const host of hosts) {
       this.#strange.set(host, new Set());
+      this.#answers.set(host, new Map());
       if (host === source) continue;
       host.disk.onPut = (extents) => this.#put(host, extents);
+      host.disk.onAnswer = (extent, identifier) => {
+        const to = command.getStore()?.owner ?? "";
+        this.#answers.get(host)!.set(extent, { to, identifier });
+      };
+      host.onWrite = (connection, lba, data) => this.#write(host, connection, lba, data);
       host.onWhole = (header) => this.#whole(host, header);
     }
   }
@@ -120,6 +131,22 @@ export class Judge {
     }
   }
 
+  /** Entries go with the proof that nothing is pending any more. */
+  #acknowledged(host: SimHost, was: MemberState, is: MemberState): void {
+    const holder = this.#database.holder();
+    for (const [extent, { previous, sent }] of was.entries) {
+      if (is.entries.has(extent)) continue;
+      const truth = this.truthOf(extent);
+      const answer = this.#answers.get(host)!.get(extent);
+      const proved = answer?.to === holder && answer?.identifier.equals(truth);
+      const neverSent = sent === undefined && previous.equals(truth);
+      this.#demand(
+        proved || neverSent,
+        `"${host.name}" has proved to hold extent ${extent} before its entry left the table`,
+      );
+    }
+  }
+
   // --- 2 ---
 
   #committed(now: TruthState): void {
@@ -151,6 +178,7 @@ export class Judge {
       if (host === this.#source) continue;
       this.#clean(host, extents);
       const [was, is] = [before.members.find(({ uuid }) => uuid === host.uuid), this.memberOf(host)];
+      if (is && was?.id === is.id) this.#acknowledged(host, was, is);
       if (is && is.generation > (was?.generation ?? 0)) this.#inStep(host, is);
     }
   }
@@ -206,7 +234,8 @@ export class Judge {
       generation?.every(
         (identifier, extent) => strange.has(extent) || disk.onMedium(extent).equals(identifier),
       ) ?? false;
-    this.#demand(this.#generations.some(holds), `"${host.name}", which is whole, is one generation`);
+    const said = header.label ? [this.#generations[header.label.generation]] : this.#generations;
+    this.#demand(said.some(holds), `"${host.name}", which is whole, is the generation of which that is said`);
   }
 
   // --- 4 ---
@@ -234,15 +263,37 @@ export class Judge {
       return;
     }
     for (const extent of extents) strange.delete(extent);
+    this.#demand(
+      host.served?.journal.isOpen ?? true,
+      `a run writes to "${host.name}" within a run of its own there`,
+    );
+  }
+
+  /** A command to write arrives. */
+  #write(host: SimHost, { owner }: Connection, lba: number, data: Buffer): void {
+    if (owner !== this.#database.holder() || !this.#runs.has(owner)) return;
     const member = this.memberOf(host);
     this.#demand(
       member !== undefined,
       `a run writes to the volume that was seen first, and not to "${host.name}"`,
     );
-    for (const extent of extents) {
-      const sent = member?.entries.get(extent);
-      const wanted = sent?.equals(this.truthOf(extent)) ?? false;
-      this.#demand(wanted, `what is written to extent ${extent} of "${host.name}" was written down before`);
+    const { extentBytes, geometry } = host.disk;
+    const from = lba * geometry.blockBytes;
+    for (const extent of host.disk.extentsOf(lba, data.length)) {
+      const entry = member?.entries.get(extent);
+      const at = extent * extentBytes - from;
+      const identifier = identified(data.subarray(at, at + extentBytes));
+      this.#demand(
+        entry?.sent?.equals(identifier) ?? false,
+        `what is written to extent ${extent} of "${host.name}" was written down before`,
+      );
+      const answer = this.#answers.get(host)!.get(extent);
+      const may = entry ? [entry.previous, entry.sent, this.truthOf(extent)] : [];
+      const isNobodys = entry?.previous.every((byte) => byte === 0xff) ?? false;
+      this.#demand(
+        answer?.to === owner && (isNobodys || may.some((each) => each?.equals(answer.identifier))),
+        `what is overwritten of extent ${extent} of "${host.name}" is what that may hold`,
+      );
     }
   }
 }

@@ -26,6 +26,8 @@ export interface Surroundings {
   readonly judge: Judge;
   /** Where an address leads to. */
   readonly hosts: Map<string, SimHost>;
+  /** Somebody was stopped, or the database has failed: a run may lose its lease although it goes on. */
+  readonly mayLoseLeases: () => boolean;
 }
 
 export const memberOf = (host: SimHost, priority: number): NewMember => ({
@@ -80,7 +82,11 @@ export class SimManager {
     going()
       .catch((error: unknown) => {
         // What can't be helped is told in words; anything else is a finding.
-        const expected = error instanceof AgentError && !["internal", "state_damaged"].includes(error.code);
+        const lost = error instanceof AgentError && /lease was lost/.test(error.message);
+        const expected =
+          error instanceof AgentError &&
+          !["internal", "state_damaged"].includes(error.code) &&
+          (!lost || this.#world.mayLoseLeases());
         time.tell(() => `${owner} failed: ${error}`);
         if (expected) this.errors.push(error);
         else this.#failure ??= error;

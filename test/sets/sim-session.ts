@@ -17,7 +17,7 @@ import type {
   Volume,
   WholeState,
 } from "../../src/volume/volume.ts";
-import type { Connection, SimHost } from "./sim-host.ts";
+import { type Connection, command, type SimHost } from "./sim-host.ts";
 import { chance, type Life, type Random } from "./sim-time.ts";
 
 const reconnectMs = 15_000;
@@ -197,12 +197,18 @@ export class SimSession implements Volume {
   async write(lba: number, pieces: readonly Buffer[]): Promise<void> {
     const data = Buffer.concat([...pieces]);
     this.#unflushed = true;
-    await this.#send((served) => served.write(lba, [data]));
+    await this.#send((served) => {
+      told(lba, data);
+      return served.write(lba, [data]);
+    });
   }
 
   async zero(lba: number, blocks: number, options?: { unmap?: boolean }): Promise<void> {
     this.#unflushed = true;
-    await this.#send((served) => served.zero(lba, blocks, options));
+    await this.#send((served) => {
+      told(lba, Buffer.alloc(blocks * this.geometry.blockBytes));
+      return served.zero(lba, blocks, options);
+    });
   }
 
   async flush(): Promise<void> {
@@ -259,6 +265,12 @@ export class SimSession implements Volume {
     this.#closed = true;
     if (!this.#lost) this.#connection.host.logout(this.#connection);
   }
+}
+
+/** Who watches the host learns of a write that arrives. */
+function told(lba: number, data: Buffer): void {
+  const connection = command.getStore()!;
+  connection.host.onWrite(connection, lba, data);
 }
 
 /** Carries out a command; returns the call by which its sender learns of that. */

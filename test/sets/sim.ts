@@ -90,6 +90,8 @@ export class SetSimulation {
       database: this.#database,
       judge: this.#judge,
       hosts: this.#addresses,
+      mayLoseLeases: () =>
+        this.#counts.stops + this.#database.counts.cuts + this.#database.counts.refused > 0,
     };
     this.#managers = [new SimManager(world, "one"), new SimManager(world, "two")];
   }
@@ -239,11 +241,16 @@ export class SetSimulation {
     const random = this.#random;
     manager.run(chance(random, 0.1) ? random() * 0.5 : undefined);
     // Whatever is to happen, it happens at any of its steps.
-    const dies = chance(random, 0.25);
-    const sleeps = chance(random, 0.15);
-    if (!dies && !sleeps) return;
-    const afterMs = oneOf(random, [5, 30, 100, 300]) * random();
-    this.#time.after(afterMs, undefined, () => (dies ? this.#kill(manager) : this.#stop(manager)));
+    const meanwhile: readonly (readonly [number, () => void])[] = [
+      [0.25, () => this.#kill(manager)],
+      [0.1, () => this.#stop(manager)],
+      [0.15, () => stranger(random, oneOf(random, this.#replicas))],
+      [0.15, () => writer(this.#time, random, this.#source.disk, 5)],
+      [0.1, () => this.#crash(oneOf(random, this.#replicas))],
+    ];
+    for (const [share, action] of meanwhile)
+      if (chance(random, share))
+        this.#time.after(oneOf(random, [10, 100, 500]) * random(), undefined, action);
   }
 
   #kill(manager: SimManager): void {
@@ -358,7 +365,7 @@ export class SetSimulation {
     const untilMs = this.#time.nowMs + 200_000;
     while ((await this.#step(untilMs)) && this.#time.nowMs < endMs);
     if (this.#managers.some(({ busy }) => busy)) throw new SimulationError("a process does not end");
-    for (const { disk } of this.#replicas) disk.evict();
+    if (chance(this.#random, 0.5)) for (const { disk } of this.#replicas) disk.evict();
   }
 
   /** What a manager does is done without failures. */
@@ -393,7 +400,9 @@ export class SetSimulation {
     }
     await this.#calmly(manager, () => manager.run(0));
     const again = manager.results.at(-1)!;
-    const idle = again.replicas.every(({ carriedOut }) => carriedOut!.written + carriedOut!.proved === 0);
+    const idle = again.replicas.every(
+      ({ carriedOut }) => carriedOut?.written === 0 && carriedOut.proved === 0,
+    );
     if (!idle || again.changed > 0 || again.generation !== last.generation)
       throw new SimulationError("a run with nothing to do does something");
     if (this.#network.inFlightMax > 64)
