@@ -12,7 +12,7 @@ import type { Volume } from "../volume/volume.ts";
 import { WholeRun } from "../volume/whole-run.ts";
 import { type CarriedOut, carryOut } from "./carry-out.ts";
 import { gather, type PageNews, type Side, type Tally } from "./gather.ts";
-import { labelOf, type OnlinePoint, type OpenVolume, type Point, stateOf } from "./points.ts";
+import { isOnline, labelOf, type OnlinePoint, type OpenVolume, type Point, stateOf } from "./points.ts";
 import { Spool, type SpoolFile } from "./spool.ts";
 import type { Extents } from "./tally.ts";
 import { extentsIn, type Shape } from "./values.ts";
@@ -48,8 +48,8 @@ export interface Cast {
 export type Keep = (volume: Volume, lba: number, blocks: number) => Promise<void>;
 
 export interface PassOptions {
-  /** Looks at what was decided, before anything is written down. @throws AgentError to stop it */
-  readonly check?: (tally: Tally, shape: Shape) => void;
+  /** Looks at what was decided, right before it is written down. @throws AgentError to stop it */
+  readonly check?: (tally: Tally, shape: Shape) => Promise<void> | void;
   /** What else belongs into the transaction. */
   readonly alsoWrite?: (transaction: Transaction, generation: number) => Promise<void>;
   /** For what is overwritten of a side: it may be somebody's change that nobody else has. */
@@ -79,27 +79,39 @@ export interface RunResult {
   readonly replicas: readonly ReplicaResult[];
 }
 
-/** @throws AgentError */
-export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}): Promise<RunResult> {
+export interface Settled {
+  readonly shape: Shape;
+  readonly tally: Tally;
+  readonly generation: number;
+}
+
+/** Gathers, decides and writes down; no volume is written to. @throws AgentError */
+export async function settle(set: HeldSet, cast: Cast, options: PassOptions): Promise<Settled> {
   const { store, facts, random, signal } = set;
   const [first] = cast.sides;
   const shape = shapeOf(facts, first!.point);
   await using spool = new Spool<PageNews>(set.spoolFile);
   const tally = await gather({ set: facts.name, store, shape, ...cast, random, signal }, spool);
-  options.check?.(tally, shape);
-  const sides = cast.sides.map(({ point }) => point);
-  const points = [...sides, ...cast.followers];
+  await options.check?.(tally, shape);
   const generation = facts.generation + (tally.changed > 0 || facts.generation === 0 ? 1 : 0);
+  const points = [...cast.sides.map(({ point }) => point), ...cast.followers];
   await writeDown(set, shape, generation, points, spool, options);
+  return { shape, tally, generation };
+}
+
+/** @throws AgentError */
+export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}): Promise<RunResult> {
+  const { store, facts } = set;
+  const { shape, tally, generation } = await settle(set, cast, options);
+  const sides = cast.sides.map(({ point }) => point);
   const toDo = await store.pendingCounts(facts.name);
   const pendingFor = ({ member }: Point) => toDo.get(member.id) ?? 0;
   const targets = [...sides.slice(1), ...cast.followers, ...sides.slice(0, 1).filter(pendingFor)];
   const results = await together(
     targets.map((point) => {
-      const givers = cast.sides.filter((side) => side.taken && side.point !== point);
       const isSide = sides.some((side) => side === point);
       return new Update(set, shape, generation, point).go(
-        givers.map((side) => side.point),
+        giversTo(point, cast),
         pendingFor(point),
         tally,
         isSide ? options.keep : undefined,
@@ -115,6 +127,12 @@ export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}):
     unreadable: tally.unreadable,
     replicas: results.map((result, i) => ({ ...result, pending: pending.get(targets[i]!.member.id) ?? 0 })),
   };
+}
+
+/** Who has what the truth says: the sides that it was taken from, or for the only one of them, whoever follows it. */
+function giversTo(point: Point, { sides, followers }: Cast): OnlinePoint[] {
+  const givers = sides.filter((side) => side.taken && side.point !== point).map((side) => side.point);
+  return givers.length > 0 ? givers : followers.filter(isOnline);
 }
 
 /** @throws AgentError `size_mismatch` */
@@ -229,9 +247,9 @@ class Update {
     // What it held is kept until it holds the generation as a whole.
     const state = await stateOf(volume);
     const begins = pending > 0 || state?.state === "open";
-    if (begins && state && !this.#point.member.unsettled) await this.#note({ unsettled: true });
+    if (begins && !this.#point.member.unsettled) await this.#note({ unsettled: true });
     const run = begins ? await WholeRun.begin({ replica: volume, random, signal, onNotice }) : undefined;
-    const carriedOut = pending === 0 ? nothingToDo : await this.#carryOut(volume, givers, keep);
+    const carriedOut = pending === 0 ? nothingToDo : await this.#carryOut(volume, givers, pending, keep);
     if (!isDone(carriedOut)) return carriedOut;
     const label = labelOf(facts, this.#generation);
     if (run) await run.commit({ label });
@@ -243,10 +261,11 @@ class Update {
   async #carryOut(
     replica: Volume,
     givers: readonly OnlinePoint[],
+    pending: number,
     keep: Keep | undefined,
   ): Promise<CarriedOut> {
     const { lease, store, random, signal } = this.#set;
-    let all = nothingToDo;
+    let all: CarriedOut = { ...nothingToDo, later: pending };
     for (const { volume } of givers) {
       const done = await carryOut({
         lease,

@@ -111,6 +111,11 @@ export async function stateOf(volume: Volume): Promise<WholeState | undefined> {
   return volume.traits.keepsWhole ? volume.wholeState?.() : undefined;
 }
 
+/** The volume is a replica of no set from here on, as far as its host remembers such things. */
+export async function disown(volume: Volume): Promise<void> {
+  if ((await stateOf(volume))?.label) await volume.labelWhole?.(undefined);
+}
+
 export function checkIdentity(member: Member, volume: Volume): void {
   const { uuid } = volume.identity;
   if (uuid === undefined)

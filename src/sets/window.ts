@@ -119,7 +119,7 @@ export class Window {
               .at(this.#named[a]!.identifiers, i)
               .equals(this.#contents.at(this.#named[b]!.identifiers, i))
           : (holds[a]?.[b - sides.length]?.(i) ?? false);
-      this.#tell(i, reports, same, proofs);
+      this.#tell(i, same, proofs);
       const origin = this.#nameOf(this.#origins[i]!);
       const what = `extent ${this.#first + i}`;
       const decision = decide(points, { there: before !== undefined, origin }, reports, same, what);
@@ -129,7 +129,7 @@ export class Window {
         this.#contents.at(this.#named[winner]!.identifiers, i).copy(truth, i * this.#width);
         origins[i] = sides[winner]!.point.member.id;
       }
-      this.#lost(i, decision.conflict);
+      this.#tellLost(i, proofs, truth);
       const after = this.#contents.of(truth, i);
       this.#points.forEach((_, k) => {
         const action = decision.actions[k];
@@ -208,35 +208,34 @@ export class Window {
     return this.#points.find((point) => point.member.id === member)?.member.name;
   }
 
-  /** Which sides have changed an extent, and who wrote to a replica that only follows. */
-  #tell(
-    i: number,
-    reports: readonly Report[],
-    same: (a: number, b: number) => boolean,
-    proofs: readonly (Proof | undefined)[],
-  ): void {
+  /** Which sides have changed an extent since they parted, and who wrote to a replica that only follows. */
+  #tell(i: number, same: (a: number, b: number) => boolean, proofs: readonly (Proof | undefined)[]): void {
     const { sides } = this.#options;
-    const has = (k: number) => reports[k]!.actual !== "NO_CHANGE";
     const extent = this.#first + i;
-    const [one, other] = [has(0), sides.length > 1 && has(1)];
-    if (one && other) this.#tally.map.add(same(0, 1) ? "alike" : "both", extent);
-    else if (one || other) this.#tally.map.add(one ? "first" : "second", extent);
+    const [one, other] = proofs;
+    if (sides.length > 1) {
+      // Where the truth has gone on since, it was by the first side.
+      const hasGoneOn = this.#old[1]!.has(i) && other?.outcome !== "equal";
+      const [first, second] = [one?.outcome === "written" || hasGoneOn, other?.outcome === "written"];
+      if (first && second) this.#tally.map.add(same(0, 1) ? "alike" : "both", extent);
+      else if (first || second) this.#tally.map.add(first ? "first" : "second", extent);
+    } else if (!this.#contents.at(this.#named[0]!.identifiers, i).equals(this.#contents.at(this.#truth, i)))
+      this.#tally.map.add("first", extent);
     for (let k = sides.length; k < this.#points.length; k++) {
       if (proofs[k]?.outcome !== "written" || sides.some((_, side) => same(side, k))) continue;
       const { member, rolledBack, lengthened } = this.#points[k]!;
       // What may be half of ours is nobody's, as is what a roll back put back; and who has just joined was nobody's replica.
       const isNobodys = rolledBack || member.generation === 0 || lengthened === extent;
-      if (proofs[k]!.doubtful || isNobodys) continue;
-      this.#tally.strayed.add(member.id, extent);
+      if (!proofs[k]!.doubtful && !isNobodys) this.#tally.strayed.add(member.id, extent);
     }
   }
 
-  #lost(i: number, conflict: Conflict | undefined): void {
-    const { sides } = this.#options;
-    for (const { syncPoint, lost } of conflict?.losers ?? []) {
-      const loser = sides.find(({ point }) => point.member.name === syncPoint);
-      if (loser && lost === "its own change") this.#tally.lost.add(loser.point.member.id, this.#first + i);
-    }
+  /** What sides have written, and the truth has not taken. */
+  #tellLost(i: number, proofs: readonly (Proof | undefined)[], truth: Buffer): void {
+    this.#options.sides.forEach(({ point }, k) => {
+      const isLost = !this.#contents.at(this.#named[k]!.identifiers, i).equals(this.#contents.at(truth, i));
+      if (proofs[k]?.outcome === "written" && isLost) this.#tally.lost.add(point.member.id, this.#first + i);
+    });
   }
 
   /** What one page's news are, if there are any. */
