@@ -176,9 +176,11 @@ export class Judge {
     }
     for (const host of this.#hosts) {
       if (host === this.#source) continue;
-      this.#clean(host, extents);
       const [was, is] = [before.members.find(({ uuid }) => uuid === host.uuid), this.memberOf(host)];
       if (is && was?.id === is.id) this.#acknowledged(host, was, is);
+      // What was pending for who is no member any more is forgotten: a disk that has lied may do so unnoticed.
+      if (was && was.id !== is?.id) for (const extent of was.entries.keys()) this.strangeOf(host).add(extent);
+      this.#clean(host, extents);
       if (is && is.generation > (was?.generation ?? 0)) this.#inStep(host, is);
     }
   }
@@ -263,8 +265,9 @@ export class Judge {
       return;
     }
     for (const extent of extents) strange.delete(extent);
+    const journal = host.served?.journal;
     this.#demand(
-      host.served?.journal.isOpen ?? true,
+      !journal?.header.label || journal.isOpen,
       `a run writes to "${host.name}" within a run of its own there`,
     );
   }
@@ -290,8 +293,13 @@ export class Judge {
       const answer = this.#answers.get(host)!.get(extent);
       const may = entry ? [entry.previous, entry.sent, this.truthOf(extent)] : [];
       const isNobodys = entry?.previous.every((byte) => byte === 0xff) ?? false;
+      const short = (each: Buffer | undefined) => each?.toString("hex", 0, 4);
+      this.#time.tell(
+        () =>
+          `extent ${extent} answered ${short(answer?.identifier)} to ${answer?.to}; previous ${short(entry?.previous)} sent ${short(entry?.sent)}`,
+      );
       this.#demand(
-        answer?.to === owner && (isNobodys || may.some((each) => each?.equals(answer.identifier))),
+        isNobodys || (answer?.to === owner && may.some((each) => each?.equals(answer.identifier))),
         `what is overwritten of extent ${extent} of "${host.name}" is what that may hold`,
       );
     }

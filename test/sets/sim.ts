@@ -365,7 +365,8 @@ export class SetSimulation {
     const untilMs = this.#time.nowMs + 200_000;
     while ((await this.#step(untilMs)) && this.#time.nowMs < endMs);
     if (this.#managers.some(({ busy }) => busy)) throw new SimulationError("a process does not end");
-    if (chance(this.#random, 0.5)) for (const { disk } of this.#replicas) disk.evict();
+    for (const host of this.#replicas)
+      if (chance(this.#random, 0.5) || this.#judge.strangeOf(host).size > 0) host.disk.evict();
   }
 
   /** What a manager does is done without failures. */
