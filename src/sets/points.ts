@@ -57,13 +57,21 @@ export async function openLeader(member: Member, open: OpenVolume, writable = fa
   }
 }
 
-/** Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. */
+export const cutOff =
+  'a failback was cut off before what it overwrites there was kept; "lunsync failback" goes on with it';
+
+/**
+ * Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. `keeps`: what is overwritten
+ * of it is kept first, where that has to be.
+ */
 export async function openFollower(
   member: Member,
   leader: Volume,
   facts: SetFacts,
   open: OpenVolume,
+  keeps = false,
 ): Promise<Point> {
+  if (member.keptFirst && !keeps) return offline(member, cutOff);
   if (member.split)
     return offline(
       member,
