@@ -140,6 +140,7 @@ export class SimDisk extends MemoryVolume {
   override async flush(): Promise<void> {
     const { life } = this;
     await life.pause();
+    life.time.tell(() => `${this.name} is flushed, of ${this.#unflushed.length} writes`);
     const covered = this.#unflushed;
     this.#unflushed = [];
     if (this.failsFlush && covered.length > 0) {
@@ -170,6 +171,7 @@ export class SimDisk extends MemoryVolume {
   async identifiers(window: IdentifierWindow): Promise<DigestAnswer> {
     const first = (window.lba * this.geometry.blockBytes) / this.extentBytes;
     const fresh = window.fresh || this.#distrusted === this.life;
+    this.life.time.tell(() => `${this.name} is asked${fresh ? ", of its medium" : ""}`);
     const values: Buffer[] = [];
     // Who writes meanwhile is seen by what is read after it.
     const pauseAt = below(this.#random, window.extents);

@@ -146,6 +146,7 @@ export class SimSession implements Volume {
         const reply = await replyTo(host, connection, action, resolve, reject);
         if (fate !== "passes" || connection.ended) return;
         const backMs = Math.max(0, network.cutMs(life, host));
+        if (backMs > timeoutMs) lose(timeoutMs);
         time.after(time.delayMs() + backMs, life, () => {
           connection.waiting.delete(fail);
           if (!connection.ended) reply();
