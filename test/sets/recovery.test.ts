@@ -247,7 +247,7 @@ describe("a manager that lives", () => {
     const [, two] = changed.world.managers;
     // Longer than a lease lasts: it is renewed.
     changed.world.network.cutUntilMs.set(`one ${changed.plain.name}`, changed.world.time.nowMs + 25_000);
-    changed.when(/^source is asked/, () => two.run());
+    changed.world.time.after(1000, undefined, () => two.run());
     await changed.run();
     await changed.ends(two);
     expect(two.errors.map(({ code, message }) => [code, message])).toEqual([

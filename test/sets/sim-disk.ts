@@ -10,6 +10,7 @@ import { encodeIdentifiers } from "../../src/platform/native-digest.ts";
 import type { DigestAnswer, DigestWindow, IdentifierWindow, ReadOptions } from "../../src/volume/volume.ts";
 import { below, oneOf } from "../support/data.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
+import { SimHistories } from "./sim-history.ts";
 import type { Life, Random } from "./sim-time.ts";
 
 export const identifierBytes = 32;
@@ -39,6 +40,8 @@ export class SimDisk extends MemoryVolume {
   /** The process that has it open. */
   life!: Life;
   readonly extentBytes: number;
+  /** Undefined: its host keeps none. */
+  readonly histories: SimHistories | undefined;
   /** The next flush fails, and says so. */
   failsFlush = false;
   /** The next flush loses something, and says nothing. */
@@ -68,6 +71,7 @@ export class SimDisk extends MemoryVolume {
     this.#inCache = new Identifiers(extentBytes);
     this.#onMedium = new Identifiers(extentBytes);
     this.holes = random() < 0.3;
+    this.histories = random() < 0.5 ? new SimHistories() : undefined;
   }
 
   get extents(): number {
@@ -148,6 +152,7 @@ export class SimDisk extends MemoryVolume {
       life.time.tell(() => `${this.name} fails to flush`);
       this.#lost++;
       this.#distrusted = life;
+      this.#doubt(covered);
       for (const { lba, data } of covered.slice(below(this.#random, covered.length + 1)))
         this.#settle(lba, data);
       await life.pause();
@@ -247,6 +252,7 @@ export class SimDisk extends MemoryVolume {
     const blocks = data.length / blockBytes;
     const extents = this.extentsOf(lba, data.length);
     this.onPut(extents);
+    this.histories?.note(extents);
     data.copy(this.cache, lba * blockBytes);
     for (const extent of extents) this.#inCache.forget(extent);
     for (let at = lba; at < lba + blocks; at++) this.unreadable.delete(at); // written anew, a sector can be read
@@ -271,7 +277,13 @@ export class SimDisk extends MemoryVolume {
     this.#distrusted = undefined;
   }
 
+  /** What may be lost of these writes is a change. */
+  #doubt(writes: readonly { readonly lba: number; readonly data: Buffer }[]): void {
+    for (const { lba, data } of writes) this.histories?.note(this.extentsOf(lba, data.length));
+  }
+
   powerCut(): void {
+    this.#doubt(this.#unflushed);
     this.life.time.tell(() => `power cut of ${this.name}, ${this.#unflushed.length} writes unflushed`);
     const { blockBytes } = this.geometry;
     const random = this.#random;

@@ -9,6 +9,7 @@ import type {
   CompareAnswer,
   DigestAnswer,
   DigestWindow,
+  GenerationChanges,
   IdentifierWindow,
   ReadOptions,
   RollBackOptions,
@@ -80,7 +81,16 @@ export class SimSession implements Volume {
     this.name = host.name;
     this.geometry = served.geometry;
     this.identity = { uuid: host.uuid, keys: [], description: "simulated" };
-    this.traits = { ...served.traits, writable };
+    const { extentBytes, histories } = host.disk;
+    const extentBlocks = extentBytes / served.geometry.blockBytes;
+    this.traits = {
+      ...served.traits,
+      writable,
+      ...(histories && {
+        catalogue: { digest: "sha256", extentBlocks, fanOut: 64, rootLevel: 1 },
+        keepsHistories: true,
+      }),
+    };
   }
 
   /** `find` says which host the address leads to. @throws AgentError `connection_refused` */
@@ -238,6 +248,18 @@ export class SimSession implements Volume {
 
   identifiers(window: IdentifierWindow): Promise<DigestAnswer> {
     return this.#send((served) => served.identifiers!(window));
+  }
+
+  async beginGeneration(pair: Buffer, generation: Buffer): Promise<void> {
+    await this.#send(async () => this.#connection.host.disk.histories!.begin(pair, generation));
+  }
+
+  changesSince(pair: Buffer): Promise<GenerationChanges | undefined> {
+    return this.#send(async () => this.#connection.host.disk.histories!.changes(pair));
+  }
+
+  async commitGeneration(pair: Buffer, generation: Buffer): Promise<void> {
+    await this.#send(async () => this.#connection.host.disk.histories!.commit(pair, generation));
   }
 
   async beginWhole(run: Buffer): Promise<void> {

@@ -48,6 +48,7 @@ export class SetSimulation {
       return { data, keepsWhole: chance(random, 0.5) };
     });
     this.#world = new SimWorld(random, template, extentBytes, content, replicas);
+    if (this.#mood === "network") this.#world.network.lossy = oneOf(random, [0, 0.005, 0.02]);
   }
 
   /** What happens is told from here on. */
@@ -122,6 +123,7 @@ export class SetSimulation {
       ["hosts", 1, () => this.#crash(host)],
       ["hosts", 0.3, () => this.#crash(this.#world.source)],
       ["hosts", 0.3, () => host.disk.evict()],
+      ["hosts", 0.2, () => oneOf(random, [host, this.#world.source]).disk.histories?.forget()],
       ["database", 0.5, () => this.#cutDatabase()],
       ["database", 0.3, fault(() => (this.#world.database.fault = oneOf(random, ["full", "io", undefined])))],
       ["database", 0.2, () => this.#world.database.checkpoint()],
