@@ -10,6 +10,7 @@ import type { Random } from "../platform/random.ts";
 import { volumeIdentifiers } from "../volume/read-digests.ts";
 import {
   type CatalogueOffer,
+  type CommitOptions,
   type CompareAnswer,
   checkRange,
   type DigestAnswer,
@@ -21,6 +22,7 @@ import {
   type ReadOptions,
   type RollBackOptions,
   type RolledBack,
+  type SetLabel,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
@@ -237,8 +239,12 @@ export class CataloguedVolume implements Volume {
     await this.#durably(async () => this.volume.beginWhole?.(run, signal));
   }
 
-  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
-    await this.#durably(async () => this.volume.commitWhole?.(run, signal));
+  async commitWhole(run: Buffer, options?: CommitOptions, signal?: AbortSignal): Promise<void> {
+    await this.#durably(async () => this.volume.commitWhole?.(run, options, signal));
+  }
+
+  async labelWhole(label: SetLabel | undefined, signal?: AbortSignal): Promise<void> {
+    await this.#durably(async () => this.volume.labelWhole?.(label, signal));
   }
 
   /** What it writes is noted like any other write. */

@@ -5,6 +5,7 @@ import { formatBytes, formatCount } from "../base/units.ts";
 import { offeredDigests } from "../digest/spec.ts";
 import { isIscsiUrl } from "../initiator/address.ts";
 import type { DiscoveredTarget } from "../initiator/discovery.ts";
+import { formatUuid } from "../scsi/inquiry-data.ts";
 import { ScsiVolume } from "../volume/scsi-volume.ts";
 import { type Volume, volumeBytes, type WholeState } from "../volume/volume.ts";
 import { parseBlockSize } from "./options.ts";
@@ -81,12 +82,18 @@ async function factsOf(volume: Volume) {
         }
       : null,
     /** What its host keeps of its last whole generation. */
-    whole: whole ? { ...whole, run: whole.run?.toString("hex") ?? null } : null,
+    whole: whole
+      ? {
+          ...whole,
+          run: whole.run?.toString("hex") ?? null,
+          label: whole.label ? { ...whole.label, set: formatUuid(whole.label.set) } : null,
+        }
+      : null,
     digests: [...(traits.digestsOffered ?? offeredDigests.map(({ text }) => text))],
   };
 }
 
-function wholeText(whole: Omit<WholeState, "run">): string {
+function wholeText(whole: Omit<WholeState, "run" | "label">): string {
   if (whole.state === "whole") return "whole";
   const since = new Date(whole.sinceMs).toISOString();
   const kept = `${formatCount(whole.keptExtents)} extents of the last whole one are kept (${formatBytes(whole.keptBytes)})`;
@@ -124,6 +131,10 @@ function textOf(facts: Awaited<ReturnType<typeof factsOf>>): string {
     ]);
   }
   if (facts.whole) rows.push(["Generation", wholeText(facts.whole)]);
+  if (facts.whole?.label) {
+    const { set, generation, handedOut } = facts.whole.label;
+    rows.push(["Replica of", `set ${set}, generation ${generation}${handedOut ? "; handed out" : ""}`]);
+  }
   const singles = facts.digests.filter((text) => /^[a-z0-9]+$/.test(text));
   const others = facts.digests.length - singles.length;
   rows.push([

@@ -9,7 +9,7 @@ import { systemRandom } from "../platform/random.ts";
 import { leased, type RunResult, runSet } from "../sets/run.ts";
 import { openPostgresStore } from "../truth/postgres-store.ts";
 import { openSqliteStore } from "../truth/sqlite-store.ts";
-import type { Lease, Member, SetFacts, TruthStore } from "../truth/store.ts";
+import type { Lease, Member, NewMember, SetFacts, TruthStore } from "../truth/store.ts";
 import { parseExtent } from "./options.ts";
 import { isScsiAddress, openVolume } from "./volumes.ts";
 
@@ -74,11 +74,7 @@ async function changing(
 const print = (options: StoreOptions, json: unknown, text: string) =>
   process.stdout.write(options.json ? `${JSON.stringify(json)}\n` : text);
 
-const member = (
-  role: Member["role"],
-  { name, address }: NamedVolume,
-  priority: number,
-): Omit<Member, "id"> => ({
+const member = (role: Member["role"], { name, address }: NamedVolume, priority: number): NewMember => ({
   name,
   address,
   role,

@@ -38,6 +38,7 @@ export const vendorFunction = {
   commitWhole: 0x0c,
   rollBack: 0x0d,
   wholeState: 0x0e,
+  setLabel: 0x0f,
 } as const;
 
 /** SOURCE: where the device server may take the identifiers from. */

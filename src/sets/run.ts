@@ -14,7 +14,7 @@ import { WholeRun } from "../volume/whole-run.ts";
 import { type CarriedOut, carryOut } from "./carry-out.ts";
 import { type Gathered, gather, type PageNews } from "./gather.ts";
 import { type OpenVolume, openPoints, type Point } from "./points.ts";
-import { Spool } from "./spool.ts";
+import { Spool, type SpoolFile } from "./spool.ts";
 import { extentsIn, type Shape } from "./values.ts";
 
 const leaseMs = 15_000;
@@ -31,6 +31,8 @@ export interface RunOptions {
   readonly maxChange?: number | undefined;
   readonly signal: AbortSignal;
   readonly onNotice: (text: string) => void;
+  /** Where what was decided is kept until it is written down; in a temporary file if it is left out. */
+  readonly spoolFile?: () => Promise<SpoolFile>;
 }
 
 export interface ReplicaResult {
@@ -114,7 +116,7 @@ async function runLeased(name: string, lease: Lease, options: RunOptions): Promi
   try {
     const shape = shapeOf(facts, source);
     const inOrder = replicas.sort((a, b) => a.member.priority - b.member.priority);
-    await using spool = new Spool<PageNews>();
+    await using spool = new Spool<PageNews>(options.spoolFile);
     const gathered = await gather(
       {
         set: name,

@@ -1,5 +1,5 @@
 // What SUBMIT and ENCODE DIGESTS have in common with whatever they begin: the work, its answer, and why there is none.
-import { AgentError } from "../base/errors.ts";
+import { AgentError, type ErrorCode } from "../base/errors.ts";
 import * as vendor from "../scsi/vendor-commands.ts";
 import type { DigestAnswer, DigestWindow } from "../volume/volume.ts";
 import { checkCondition, type ScsiResult } from "./scsi-task.ts";
@@ -45,15 +45,24 @@ export function answer(
   return Buffer.concat([head, values]);
 }
 
+/**
+ * What has to be done first by somebody else: the volume behind the unit extended; another run ended, or rolled back; one
+ * that was handed out taken back.
+ */
+const outOfSequence: ReadonlySet<string> = new Set<ErrorCode>([
+  "size_mismatch",
+  "backup_mismatch",
+  "not_whole",
+  "split_brain",
+]);
+
 /** The result where there is no answer. */
 export function notAnswered(error: unknown): ScsiResult {
   if (error instanceof AgentError) {
     // Only the catalogue was wanted, and does not know.
     if (error.code === "not_known")
       return checkCondition("commandSequenceError", { information: error.lba ?? 0 });
-    // What lies behind the unit has to be extended by its administrator first; another run is open; others have written.
-    if (error.code === "size_mismatch" || error.code === "backup_mismatch")
-      return checkCondition("commandSequenceError");
+    if (outOfSequence.has(error.code)) return checkCondition("commandSequenceError");
     if (error.code === "backup_damaged") return checkCondition("unrecoveredReadError");
   }
   return failedResult(error, "read");

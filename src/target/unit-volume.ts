@@ -6,6 +6,7 @@ import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type Access, RangeLocks } from "../base/range-locks.ts";
 import type {
+  CommitOptions,
   CompareAnswer,
   DigestAnswer,
   DigestWindow,
@@ -14,6 +15,7 @@ import type {
   ReadOptions,
   RollBackOptions,
   RolledBack,
+  SetLabel,
   Volume,
   VolumeIdentity,
   VolumeTraits,
@@ -157,8 +159,12 @@ export class UnitVolume implements Volume {
     await this.#volume.beginWhole?.(run, signal);
   }
 
-  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
-    await this.#volume.commitWhole?.(run, signal);
+  async commitWhole(run: Buffer, options?: CommitOptions, signal?: AbortSignal): Promise<void> {
+    await this.#volume.commitWhole?.(run, options, signal);
+  }
+
+  async labelWhole(label: SetLabel | undefined, signal?: AbortSignal): Promise<void> {
+    await this.#volume.labelWhole?.(label, signal);
   }
 
   /** While nobody writes, or begins to read. @throws AgentError `internal` where it keeps nothing */

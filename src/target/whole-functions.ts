@@ -1,11 +1,19 @@
-// The functions of SUBMIT about the last whole generation of a unit: BEGIN WHOLE, COMMIT WHOLE, ROLL BACK, WHOLE STATE.
+// The functions of SUBMIT about the last whole generation of a unit: BEGIN WHOLE, COMMIT WHOLE, ROLL BACK, SET LABEL,
+// WHOLE STATE.
 //
-// Guarantees: the first three are refused wherever a WRITE would be: to an initiator that may not write, against a
+// Guarantees: all but the last are refused wherever a WRITE would be: to an initiator that may not write, against a
 // reservation, by write protection; and for another volume than the one that is there. A roll back that was begun goes on
 // whatever becomes of the session, and is asked after by the same list. docs/protocol.md is the reference.
 import { status } from "../scsi/command.ts";
 import { parameterListHeader, vendorFunction } from "../scsi/vendor-commands.ts";
-import { rollBackList, rolledBackAnswer, wholeRunList, wholeStateAnswer } from "../scsi/whole-lists.ts";
+import {
+  rollBackList,
+  rolledBackAnswer,
+  setLabelList,
+  wholeCommitList,
+  wholeRunList,
+  wholeStateAnswer,
+} from "../scsi/whole-lists.ts";
 import type { RolledBack, WholeState } from "../volume/volume.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
@@ -25,14 +33,26 @@ export function ofWhole(
   data: Buffer,
 ): Submission | ScsiResult | undefined {
   switch (fields.function) {
-    case vendorFunction.beginWhole:
-    case vendorFunction.commitWhole: {
+    case vendorFunction.beginWhole: {
       const wrong = refusal(unit, nexus, fields, data, wholeRunList.bytes);
       if (wrong) return wrong;
       const run = Buffer.from(wholeRunList.decode(data).run);
-      const begins = fields.function === vendorFunction.beginWhole;
-      const action = () => (begins ? unit.beginWhole(run) : unit.volume.commitWhole(run));
-      return { bytes: 0, work: () => unit.inBackground(action).then(() => answered()) };
+      return changing(unit, () => unit.beginWhole(run));
+    }
+    case vendorFunction.commitWhole: {
+      const wrong = refusal(unit, nexus, fields, data, wholeCommitList.bytes);
+      if (wrong) return wrong;
+      const { run, ...named } = wholeCommitList.decode(data);
+      const label = labelOf(named);
+      const asked = Buffer.from(run);
+      return changing(unit, () => unit.volume.commitWhole(asked, label && { label }));
+    }
+    case vendorFunction.setLabel: {
+      const wrong = refusal(unit, nexus, fields, data, setLabelList.bytes);
+      if (wrong) return wrong;
+      const named = setLabelList.decode(data);
+      const label = labelOf(named);
+      return changing(unit, () => unit.volume.labelWhole(label && { ...label, handedOut: named.handedOut }));
     }
     case vendorFunction.rollBack: {
       const wrong = refusal(unit, nexus, fields, data, rollBackList.bytes);
@@ -55,6 +75,18 @@ export function ofWhole(
   }
 }
 
+/** What ends without an answer, whatever becomes of who has asked for it. */
+const changing = (unit: LogicalUnit, action: () => Promise<void>): Submission => ({
+  bytes: 0,
+  work: () => unit.inBackground(action).then(() => answered()),
+});
+
+/** Undefined for a list that names no set. */
+function labelOf({ set, generation }: { readonly set: Buffer; readonly generation: bigint }) {
+  if (set.every((byte) => byte === 0)) return undefined;
+  return { set: Buffer.from(set), generation: Number(generation) };
+}
+
 /** Why a function that leads to writing is not carried out. */
 function refusal(
   unit: LogicalUnit,
@@ -67,7 +99,7 @@ function refusal(
   if (fields.dataLength !== bytes) return invalidParameter(place.dataLength.byte);
   if (!nexus.rights.writes) return checkCondition("writeProtected");
   if (unit.reservations.conflicts(nexus.key, "write")) return { status: status.reservationConflict };
-  const { volumeUuid } = wholeRunList.fields; // in both lists
+  const { volumeUuid } = wholeRunList.fields; // in all of these lists
   const uuid = data.subarray(volumeUuid.byte, volumeUuid.byte + volumeUuid.length);
   if (!unit.uuid.equals(uuid)) return invalidParameter(parameterListHeader.bytes + volumeUuid.byte);
   return unit.writeProtection && checkCondition(unit.writeProtection);
@@ -92,5 +124,10 @@ function stateOf(state: WholeState): Buffer {
     keptBytes: BigInt(state.keptBytes),
     sinceMs: BigInt(Math.round(state.sinceMs)),
     ...(state.run && { run: state.run }),
+    ...(state.label && {
+      set: state.label.set,
+      generation: BigInt(state.label.generation),
+      handedOut: state.label.handedOut,
+    }),
   });
 }

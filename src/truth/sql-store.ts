@@ -7,7 +7,17 @@ import { assert } from "../base/assert.ts";
 import { AgentError } from "../base/errors.ts";
 import { quoted, type Row, type Sql, type SqlDatabase } from "./sql.ts";
 import { noMember, SqlTransaction } from "./sql-transaction.ts";
-import type { EntryRun, Lease, Member, SetFacts, Transaction, TruthPage, TruthStore } from "./store.ts";
+import type {
+  EntryRun,
+  Lease,
+  Member,
+  NewMember,
+  NewSet,
+  SetFacts,
+  Transaction,
+  TruthPage,
+  TruthStore,
+} from "./store.ts";
 import {
   entryColumns,
   entryOf,
@@ -16,6 +26,8 @@ import {
   memberColumns,
   memberOf,
   nameFor,
+  newMemberColumns,
+  newSetColumns,
   pageColumns,
   pageOf,
   setColumns,
@@ -44,10 +56,7 @@ export class SqlStore implements TruthStore {
     this.#database = database;
   }
 
-  async createSet(
-    facts: Omit<SetFacts, "generation" | "paused" | "blocks">,
-    members: readonly Omit<Member, "id">[],
-  ): Promise<void> {
+  async createSet(facts: NewSet, members: readonly NewMember[]): Promise<void> {
     const { name, uuid, extentBytes, blockBytes, digest, maxChange, createdMs } = facts;
     nameFor("the set", name);
     const numbers = [extentBytes, blockBytes, 0, 0, 0, createdMs];
@@ -74,7 +83,7 @@ export class SqlStore implements TruthStore {
           `Cannot make the set ${quoted(name)}: there is one of that name already`,
         );
       await sql.query(
-        `insert into sets (id, members_made, ${setColumns}) values ($1, 0, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+        `insert into sets (id, members_made, ${newSetColumns}) values ($1, 0, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
         [id, ...values],
       );
       for (const member of members) await addMember(sql, { id, name }, member);
@@ -106,7 +115,7 @@ export class SqlStore implements TruthStore {
     });
   }
 
-  addMember(lease: Lease, member: Omit<Member, "id">): Promise<number> {
+  addMember(lease: Lease, member: NewMember): Promise<number> {
     return this.#write(`add a member to the set ${quoted(lease.set)}`, async (sql) =>
       addMember(sql, await this.#held(sql, lease), member),
     );
@@ -301,7 +310,7 @@ async function counted(sql: Sql, counter: "fence" | "set"): Promise<number> {
 }
 
 /** The set's row is kept by the caller. */
-async function addMember(sql: Sql, set: FoundSet, member: Omit<Member, "id">): Promise<number> {
+async function addMember(sql: Sql, set: FoundSet, member: NewMember): Promise<number> {
   const { name, address, role, priority, volumeUuid, generation, lastResult, lastRunMs } = member;
   nameFor("the member", name);
   const [there] = await sql.query("select id from members where set_id = $1 and name = $2", [set.id, name]);
@@ -321,7 +330,7 @@ async function addMember(sql: Sql, set: FoundSet, member: Omit<Member, "id">): P
       `Cannot add a member to the set ${quoted(set.name)}: it has had ${memberMax} members, and numbers are given once`,
     );
   await sql.query(
-    `insert into members (set_id, ${memberColumns}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+    `insert into members (set_id, ${newMemberColumns}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
     [
       set.id,
       id,

@@ -36,7 +36,7 @@ export interface SqlDatabase extends AsyncDisposable {
 }
 
 /** Of the tables. A database with a newer one was written by a newer lunsync. */
-export const schemaVersion = 1;
+export const schemaVersion = 2;
 
 export interface ColumnTypes {
   readonly integer: string;
@@ -120,6 +120,11 @@ export const migrations = ({
       primary key (set_id, member_id, page, first),
       foreign key (set_id, member_id) references members (set_id, id)
     )${table}`,
+  ],
+  [
+    `alter table sets add column handed_out_to ${integer}`,
+    `alter table members add column split ${integer} not null default 0`,
+    `alter table members add column unsettled ${integer} not null default 0`,
   ],
 ];
 

@@ -71,8 +71,10 @@ const realOf = (row: Row, column: string): number => {
   return value;
 };
 
-export const setColumns =
+/** Those that a set is made with, and all. */
+export const newSetColumns =
   "name, uuid, extent_bytes, block_bytes, blocks, digest, generation, paused, max_change, created_ms";
+export const setColumns = `${newSetColumns}, handed_out_to`;
 
 export const setOf = (row: Row): SetFacts => ({
   name: textOf(row, "name"),
@@ -85,10 +87,13 @@ export const setOf = (row: Row): SetFacts => ({
   paused: integerOf(row, "paused") !== 0,
   maxChange: orUndefined(row, "max_change", realOf),
   createdMs: integerOf(row, "created_ms"),
+  handedOutTo: orUndefined(row, "handed_out_to", integerOf),
 });
 
-export const memberColumns =
+/** Those that a member is made with, and all. */
+export const newMemberColumns =
   "id, name, address, role, priority, volume_uuid, generation, last_result, last_run_ms";
+export const memberColumns = `${newMemberColumns}, split, unsettled`;
 
 export function memberOf(row: Row): Member {
   const role = textOf(row, "role");
@@ -103,6 +108,8 @@ export function memberOf(row: Row): Member {
     generation: integerOf(row, "generation"),
     lastResult: orUndefined(row, "last_result", textOf),
     lastRunMs: orUndefined(row, "last_run_ms", integerOf),
+    split: integerOf(row, "split") !== 0,
+    unsettled: integerOf(row, "unsettled") !== 0,
   };
 }
 
@@ -113,10 +120,15 @@ export const setFields = {
   generation: ["generation", (value: number) => integerFor("generation", value)],
   paused: ["paused", (value: boolean) => (value ? 1 : 0)],
   maxChange: ["max_change", (value: number | undefined) => value ?? null],
+  handedOutTo: [
+    "handed_out_to",
+    (value?: number) => (value === undefined ? null : integerFor("handedOutTo", value)),
+  ],
 } as const;
 
 export const memberFields = {
   address: ["address", (value: string) => textFor("the address", value)],
+  role: ["role", (value: Member["role"]) => value],
   priority: ["priority", (value: number) => integerFor("priority", value)],
   volumeUuid: ["volume_uuid", (value?: string) => (value === undefined ? null : textFor("the UUID", value))],
   generation: ["generation", (value: number) => integerFor("generation", value)],
@@ -128,6 +140,8 @@ export const memberFields = {
     "last_run_ms",
     (value?: number) => (value === undefined ? null : integerFor("lastRunMs", value)),
   ],
+  split: ["split", (value: boolean) => (value ? 1 : 0)],
+  unsettled: ["unsettled", (value: boolean) => (value ? 1 : 0)],
 } as const;
 
 /** Columns and their values, of those fields that are there. */

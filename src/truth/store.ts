@@ -29,8 +29,13 @@ export interface SetFacts {
   readonly paused: boolean;
   /** Highest share of a volume that a run may change without being asked, 0 to 1; undefined: any. */
   readonly maxChange: number | undefined;
+  /** The replica that a failover has handed out: the truth follows it, and not the source. Undefined: none. */
+  readonly handedOutTo: number | undefined;
   readonly createdMs: number;
 }
+
+/** What a set is made with. */
+export type NewSet = Omit<SetFacts, "generation" | "paused" | "blocks" | "handedOutTo">;
 
 export interface Member {
   /** Number within the set, given once, never again. */
@@ -49,7 +54,16 @@ export interface Member {
   /** What the last run said of it, for `lunsync set status`. */
   readonly lastResult: string | undefined;
   readonly lastRunMs: number | undefined;
+  /**
+   * What it holds may have gone another way than the truth since a failover, and competes with the truth as a whole: no run
+   * writes to it before a failback has settled that. It has no entries.
+   */
+  readonly split: boolean;
+  /** A run has begun to write to it and has not ended: it may be rolled back to what it held before. */
+  readonly unsettled: boolean;
 }
+
+export type NewMember = Omit<Member, "id" | "split" | "unsettled">;
 
 /** Identifiers of `extentsOfPage` neighbours, as the truth has them. */
 export interface TruthPage {
@@ -95,22 +109,32 @@ export interface Transaction {
   /** All entries of the member for the extents of this page are these; none if empty. */
   putEntries(member: number, page: number, entries: readonly EntryRun[]): Promise<void>;
   updateSet(
-    facts: Partial<Pick<SetFacts, "blocks" | "blockBytes" | "generation" | "paused" | "maxChange">>,
+    facts: Partial<
+      Pick<SetFacts, "blocks" | "blockBytes" | "generation" | "paused" | "maxChange" | "handedOutTo">
+    >,
   ): Promise<void>;
   updateMember(
     id: number,
     facts: Partial<
-      Pick<Member, "address" | "priority" | "volumeUuid" | "generation" | "lastResult" | "lastRunMs">
+      Pick<
+        Member,
+        | "address"
+        | "role"
+        | "priority"
+        | "volumeUuid"
+        | "generation"
+        | "lastResult"
+        | "lastRunMs"
+        | "split"
+        | "unsettled"
+      >
     >,
   ): Promise<void>;
 }
 
 export interface TruthStore extends AsyncDisposable {
   /** Members get the numbers 1, 2, … in this order. @throws AgentError `usage` if there is one of that name */
-  createSet(
-    facts: Omit<SetFacts, "generation" | "paused" | "blocks">,
-    members: readonly Omit<Member, "id">[],
-  ): Promise<void>;
+  createSet(facts: NewSet, members: readonly NewMember[]): Promise<void>;
   /** In the order in which they were made. */
   sets(): Promise<SetFacts[]>;
   /** @throws AgentError `not_known` */
@@ -118,7 +142,7 @@ export interface TruthStore extends AsyncDisposable {
   /** With all of its truth and tables. */
   removeSet(lease: Lease): Promise<void>;
   /** Its number. @throws AgentError `usage` if there is one of that name */
-  addMember(lease: Lease, member: Omit<Member, "id">): Promise<number>;
+  addMember(lease: Lease, member: NewMember): Promise<number>;
   /** And its entries. Pages go on naming it as an origin; its number is not given again. @throws AgentError `not_known` */
   removeMember(lease: Lease, id: number): Promise<void>;
 

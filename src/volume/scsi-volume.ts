@@ -26,6 +26,7 @@ import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
 import { growUnit } from "./unit-growth.ts";
 import { checkSameUnit, unitIdentity, unitTraits, unitTransferBlocksMax } from "./unit-traits.ts";
 import {
+  type CommitOptions,
   type CompareAnswer,
   checkRange,
   type DigestAnswer,
@@ -38,6 +39,7 @@ import {
   type ReadOptions,
   type RollBackOptions,
   type RolledBack,
+  type SetLabel,
   type Unreadable,
   type Volume,
   type VolumeIdentity,
@@ -363,8 +365,12 @@ export class ScsiVolume implements Volume {
     return this.#whole.begin(run, signal);
   }
 
-  async commitWhole(run: Buffer, signal?: AbortSignal): Promise<void> {
-    return this.#whole.commit(run, signal);
+  async commitWhole(run: Buffer, options?: CommitOptions, signal?: AbortSignal): Promise<void> {
+    return this.#whole.commit(run, options, signal);
+  }
+
+  async labelWhole(label: SetLabel | undefined, signal?: AbortSignal): Promise<void> {
+    return this.#whole.label(label, signal);
   }
 
   async rollBackWhole(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack> {

@@ -1,4 +1,5 @@
-// The last whole generation of a logical unit, by our vendor commands BEGIN WHOLE, COMMIT WHOLE, ROLL BACK and WHOLE STATE.
+// The last whole generation of a logical unit, by our vendor commands BEGIN WHOLE, COMMIT WHOLE, ROLL BACK, SET LABEL and
+// WHOLE STATE.
 //
 // Guarantees: each may be asked again after a reconnection, and then does nothing twice. A roll back is waited for as long as
 // the unit says that it goes on. What the unit answers is checked; anything else is a `protocol_error`.
@@ -9,10 +10,17 @@ import { status } from "../scsi/command.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
 import { isCondition, type Sense } from "../scsi/sense.ts";
 import { answerHeader, vendorFunction } from "../scsi/vendor-commands.ts";
-import { rollBackList, rolledBackAnswer, wholeRunList, wholeStateAnswer } from "../scsi/whole-lists.ts";
+import {
+  rollBackList,
+  rolledBackAnswer,
+  setLabelList,
+  wholeCommitList,
+  wholeRunList,
+  wholeStateAnswer,
+} from "../scsi/whole-lists.ts";
 import type { ScsiDigests } from "./scsi-digests.ts";
 import type { UnitCommands } from "./unit-commands.ts";
-import type { RollBackOptions, RolledBack, WholeState } from "./volume.ts";
+import type { CommitOptions, RollBackOptions, RolledBack, SetLabel, WholeState } from "./volume.ts";
 
 type Answer = { readonly done: true; readonly data: Buffer } | { readonly done: false };
 
@@ -37,11 +45,23 @@ export class ScsiWhole {
   }
 
   async begin(run: Buffer, signal?: AbortSignal): Promise<void> {
-    await this.#ask(vendorFunction.beginWhole, this.#runList(run), 0, signal);
+    const list = [wholeRunList.encode({ volumeUuid: this.#volumeUuid, run })];
+    const { done } = await this.#ask(vendorFunction.beginWhole, list, 0, signal);
+    if (done) return;
+    throw new AgentError(
+      "split_brain",
+      `Cannot begin a run on ${this.#name}: it was handed out by a failover, and what was written to it since would be lost; ` +
+        '"lunsync failback" brings both sides together',
+    );
   }
 
-  async commit(run: Buffer, signal?: AbortSignal): Promise<void> {
-    const { done } = await this.#ask(vendorFunction.commitWhole, this.#runList(run), 0, signal);
+  async commit(run: Buffer, { label }: CommitOptions = {}, signal?: AbortSignal): Promise<void> {
+    const list = wholeCommitList.encode({
+      volumeUuid: this.#volumeUuid,
+      run,
+      ...(label && { set: label.set, generation: BigInt(label.generation) }),
+    });
+    const { done } = await this.#ask(vendorFunction.commitWhole, [list], 0, signal);
     if (done) return;
     throw new AgentError(
       "backup_mismatch",
@@ -95,6 +115,23 @@ export class ScsiWhole {
     }
   }
 
+  async label(label: SetLabel | undefined, signal?: AbortSignal): Promise<void> {
+    const list = setLabelList.encode({
+      volumeUuid: this.#volumeUuid,
+      ...(label && {
+        set: label.set,
+        generation: BigInt(label.generation),
+        handedOut: label.handedOut,
+      }),
+    });
+    const { done } = await this.#ask(vendorFunction.setLabel, [list], 0, signal);
+    if (done) return;
+    throw new AgentError(
+      "not_whole",
+      `Cannot hand out ${this.#name}: a run is open, and it is a mixture of two generations; roll it back first`,
+    );
+  }
+
   async state(signal?: AbortSignal): Promise<WholeState> {
     const answer = await this.#ask(vendorFunction.wholeState, [], wholeStateAnswer.bytes, signal);
     if (!answer.done) throw this.#violation("it can't say how it is");
@@ -102,16 +139,19 @@ export class ScsiWhole {
     return {
       state: found.open ? "open" : "whole",
       ...(found.open && { run: Buffer.from(found.run) }),
+      ...(found.set.some((byte) => byte !== 0) && {
+        label: {
+          set: Buffer.from(found.set),
+          generation: this.#number(found.generation),
+          handedOut: found.handedOut,
+        },
+      }),
       keptExtents: this.#number(found.keptExtents),
       keptBytes: this.#number(found.keptBytes),
       sinceMs: this.#number(found.sinceMs),
       rollingBack: found.rollingBack,
       foreign: found.foreign,
     };
-  }
-
-  #runList(run: Buffer): Buffer[] {
-    return [wholeRunList.encode({ volumeUuid: this.#volumeUuid, run })];
   }
 
   /** SUBMIT and RECEIVE; a result that is held is gone after a reconnection. */

@@ -140,9 +140,21 @@ export interface GenerationChanges {
   readonly ranges: readonly { readonly first: number; readonly count: number }[];
 }
 
+/** Of which replication set a volume is a replica, as its own host remembers it. */
+export interface SetLabel {
+  /** 16 bytes. */
+  readonly set: Buffer;
+  /** The last generation that it was told to hold as a whole. */
+  readonly generation: number;
+  /** It was handed out to be written to: it goes its own way, and no run of the set may write to it. */
+  readonly handedOut: boolean;
+}
+
 /** Whether a volume is a whole generation, and what is kept of its last one while it is not. */
 export interface WholeState {
   readonly state: "whole" | "open";
+  /** Absent: of none. */
+  readonly label?: SetLabel;
   /** 16 bytes: the run that is open. */
   readonly run?: Buffer;
   readonly keptExtents: number;
@@ -154,6 +166,10 @@ export interface WholeState {
   readonly rollingBack: boolean;
   /** Somebody else has written to the volume since: the before-images are no generation of it. */
   readonly foreign: boolean;
+}
+
+export interface CommitOptions {
+  readonly label?: Omit<SetLabel, "handedOut">;
 }
 
 /** What a roll back did. */
@@ -296,15 +312,17 @@ export interface Volume extends AsyncDisposable {
 
   /**
    * From here on what is overwritten is kept, until the run (16 bytes) is committed. One that is open goes on, whoever began
-   * it: its before-images are of the last whole generation. @throws AgentError `no_space`, `io_error`
+   * it: its before-images are of the last whole generation. @throws AgentError `no_space`, `io_error`; `split_brain` for a
+   * volume that was handed out
    */
   beginWhole?(run: Buffer, signal?: AbortSignal): Promise<void>;
 
   /**
-   * The volume is a whole generation, on the medium; what was kept is gone. @throws AgentError `backup_mismatch` if another
-   * run is open; `not_proved` if writes of it were lost
+   * The volume is a whole generation, on the medium; what was kept is gone. In the same step it is that generation of its
+   * set, where a label says which. @throws AgentError `backup_mismatch` if another run is open; `not_proved` if writes of
+   * it were lost
    */
-  commitWhole?(run: Buffer, signal?: AbortSignal): Promise<void>;
+  commitWhole?(run: Buffer, options?: CommitOptions, signal?: AbortSignal): Promise<void>;
 
   /**
    * The volume is again the last whole generation, on the medium; nothing happens where it is one. What was cut off is gone
@@ -313,6 +331,12 @@ export interface Volume extends AsyncDisposable {
   rollBackWhole?(options?: RollBackOptions, signal?: AbortSignal): Promise<RolledBack>;
 
   wholeState?(signal?: AbortSignal): Promise<WholeState>;
+
+  /**
+   * Its host remembers that from here on, on the medium; undefined: it is a replica of no set. @throws AgentError `not_whole`
+   * if it is to be handed out while a run is open
+   */
+  labelWhole?(label: SetLabel | undefined, signal?: AbortSignal): Promise<void>;
 
   /** Something that changes whenever the volume may have been written to, or undefined where that can't be told. */
   changeMark(): Promise<string | undefined>;

@@ -5,7 +5,7 @@
 // find everything equal stays open, so that the replica can be rolled back, or the next run goes on.
 import { AgentError } from "../base/errors.ts";
 import type { Random } from "../platform/random.ts";
-import type { Volume } from "./volume.ts";
+import type { CommitOptions, Volume } from "./volume.ts";
 
 export interface WholeRunOptions {
   readonly replica: Volume;
@@ -33,10 +33,10 @@ export class WholeRun {
   }
 
   /** The replica is whole. Where it does not learn that, its run stays open, which is said. */
-  async commit(): Promise<void> {
+  async commit(options?: CommitOptions): Promise<void> {
     const { replica, signal, onNotice } = this.#job;
     try {
-      await replica.commitWhole!(this.#run, signal);
+      await replica.commitWhole!(this.#run, options, signal);
     } catch (error) {
       if (!(error instanceof AgentError)) throw error;
       onNotice?.(`The replica is equal, but its run stays open: ${error.message}`);

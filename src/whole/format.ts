@@ -4,6 +4,7 @@
 // whole.
 import { ascii, constant, layout, raw, u8, u16, u32, u64 } from "../base/layout.ts";
 import { crc32c } from "../platform/native-digest.ts";
+import type { SetLabel } from "../volume/volume.ts";
 
 const source = "docs/formats/whole.md";
 
@@ -53,6 +54,10 @@ const headerLayout = layout({
     run: raw(96, 16),
     markBytes: u16(112),
     mark: raw(128, markBytesMax),
+    /** Zeros: the volume is a replica of no set. */
+    set: raw(384, 16),
+    generation: u64(400),
+    handedOut: u8(408),
   },
 });
 
@@ -73,6 +78,7 @@ export interface Header {
   /** 16 bytes: of the run that is open, or of the one that was committed last. */
   readonly run: Buffer;
   readonly mark: string;
+  readonly label: SetLabel | undefined;
 }
 
 export function encodeHeader(header: Header): Buffer {
@@ -90,6 +96,11 @@ export function encodeHeader(header: Header): Buffer {
     run: header.run,
     markBytes: mark.length,
     mark: Buffer.concat([mark, Buffer.alloc(markBytesMax - mark.length)]),
+    ...(header.label && {
+      set: header.label.set,
+      generation: BigInt(header.label.generation),
+      handedOut: header.label.handedOut ? 1 : 0,
+    }),
   });
   bytes.writeUInt32BE(crc32c(bytes.subarray(4)), 0);
   return bytes;
@@ -116,6 +127,13 @@ export function decodeHeader(bytes: Buffer): Header | undefined {
     volume: Buffer.from(fields.volume),
     run: Buffer.from(fields.run),
     mark: fields.mark.subarray(0, fields.markBytes).toString("utf8"),
+    label: fields.set.every((byte) => byte === 0)
+      ? undefined
+      : {
+          set: Buffer.from(fields.set),
+          generation: Number(fields.generation),
+          handedOut: fields.handedOut === 1,
+        },
   };
 }
 

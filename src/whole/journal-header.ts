@@ -33,6 +33,7 @@ const blank = (volume: Buffer): Header => ({
   volume,
   run: Buffer.alloc(16),
   mark: "",
+  label: undefined,
 });
 
 export class JournalHeader {

@@ -338,8 +338,13 @@ export class Journal {
   }
 
   /** Ends the run: its before-images are gone. */
-  async end(run: Buffer): Promise<void> {
-    await this.#change("end the run", async () => ({ state: journalState.whole, run, foreign: false }));
+  async end(run: Buffer, label = this.header.label): Promise<void> {
+    await this.#change("end the run", async () => ({
+      state: journalState.whole,
+      run,
+      foreign: false,
+      label,
+    }));
     this.#table.clear();
     this.#slots = 0;
     this.#kept = 0;

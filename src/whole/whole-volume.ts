@@ -9,6 +9,7 @@ import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type Leave, RangeLocks } from "../base/range-locks.ts";
 import {
+  type CommitOptions,
   type CompareAnswer,
   checkRange,
   type DigestAnswer,
@@ -18,6 +19,7 @@ import {
   type ReadOptions,
   type RollBackOptions,
   type RolledBack,
+  type SetLabel,
   type Volume,
   type VolumeIdentity,
   type VolumeTraits,
@@ -171,6 +173,13 @@ export class WholeVolume implements Volume {
 
   async beginWhole(run: Buffer): Promise<void> {
     await this.#alone(async () => {
+      if (this.journal.header.label?.handedOut) {
+        throw new AgentError(
+          "split_brain",
+          `Cannot begin a run on "${this.name}": it was handed out by a failover, and what was written to it since would be ` +
+            'lost; "lunsync failback" brings both sides together',
+        );
+      }
       if (this.journal.isOpen) {
         await this.journal.note("take up the run", { state: journalState.open, run });
       } else {
@@ -182,7 +191,7 @@ export class WholeVolume implements Volume {
     });
   }
 
-  async commitWhole(run: Buffer): Promise<void> {
+  async commitWhole(run: Buffer, { label }: CommitOptions = {}): Promise<void> {
     await this.#alone(async () => {
       const { header, isOpen } = this.journal;
       const doing = `Cannot commit the run ${run.toString("hex")} of "${this.name}"`;
@@ -193,7 +202,7 @@ export class WholeVolume implements Volume {
           `${doing}: ${found}; it was begun, or rolled back, by somebody else since. Begin again, and compare`,
         );
       }
-      if (!isOpen) return this.#settle(); // already
+      if (!isOpen) return this.#settle(); // already, and labelled in the same step
       if (header.state === journalState.rollingBack) {
         throw new AgentError(
           "backup_mismatch",
@@ -207,7 +216,21 @@ export class WholeVolume implements Volume {
           `${doing}: some of what it wrote could not be put on the medium. Begin again, and compare`,
         );
       }
-      await this.journal.end(run);
+      await this.journal.end(run, label && { ...label, handedOut: false });
+    });
+  }
+
+  async labelWhole(label: SetLabel | undefined): Promise<void> {
+    await this.#alone(async () => {
+      if (label?.handedOut && this.journal.isOpen) {
+        throw new AgentError(
+          "not_whole",
+          `Cannot hand out "${this.name}": a run is open, and it is a mixture of two generations; roll it back first`,
+        );
+      }
+      // What was written outside of a run before is on the medium, if it is to count as the generation.
+      await this.volume.flush();
+      await this.journal.note("label it", { label });
     });
   }
 
@@ -319,10 +342,20 @@ export class WholeVolume implements Volume {
 
   async wholeState(): Promise<WholeState> {
     const { header, isOpen, keptExtents, keptBytes } = this.journal;
+    const label = header.label && { label: header.label };
     if (!isOpen)
-      return { state: "whole", keptExtents: 0, keptBytes: 0, sinceMs: 0, rollingBack: false, foreign: false };
+      return {
+        state: "whole",
+        ...label,
+        keptExtents: 0,
+        keptBytes: 0,
+        sinceMs: 0,
+        rollingBack: false,
+        foreign: false,
+      };
     return {
       state: "open",
+      ...label,
       run: header.run,
       keptExtents,
       keptBytes,

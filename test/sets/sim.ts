@@ -5,7 +5,7 @@ import { AgentError } from "../../src/base/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import type { OpenVolume } from "../../src/sets/points.ts";
 import { type RunResult, runSet } from "../../src/sets/run.ts";
-import type { Member, TruthStore } from "../../src/truth/store.ts";
+import type { NewMember, TruthStore } from "../../src/truth/store.ts";
 import type { VolumeIdentity } from "../../src/volume/volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
@@ -39,7 +39,7 @@ export interface World {
   readonly offline: Set<string>;
 }
 
-const memberOf = (volume: NamedVolume, priority: number): Omit<Member, "id"> => ({
+const memberOf = (volume: NamedVolume, priority: number): NewMember => ({
   name: volume.name,
   address: volume.name,
   role: priority === 0 ? "source" : "replica",

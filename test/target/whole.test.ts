@@ -10,6 +10,8 @@ import { parameterListHeader, receive16, submit16, vendorFunction } from "../../
 import {
   rollBackList,
   rolledBackAnswer,
+  setLabelList,
+  wholeCommitList,
   wholeRunList,
   wholeStateAnswer,
 } from "../../src/scsi/whole-lists.ts";
@@ -23,7 +25,7 @@ const uuid = "12345678-9abc-4def-8123-456789abcdef"; // of the unit
 const volumeUuid = parseUuid(uuid);
 const [runA, runB] = [Buffer.alloc(16, 0xa), Buffer.alloc(16, 0xb)];
 const conflict = 0x18;
-const { beginWhole, commitWhole, rollBack, wholeState } = vendorFunction;
+const { beginWhole, commitWhole, rollBack, setLabel, wholeState } = vendorFunction;
 
 let nextList = 1;
 
@@ -54,6 +56,8 @@ async function submit(target: UnitUnderTest, nexus: Nexus, func: number, data: B
 }
 
 const runList = (run: Buffer) => wholeRunList.encode({ volumeUuid, run });
+const commitList = (run: Buffer) => wholeCommitList.encode({ volumeUuid, run });
+const labelList = setLabelList.encode({ volumeUuid, set: Buffer.alloc(16, 9), generation: 7n });
 const backList = rollBackList.encode({ volumeUuid });
 const testUnitReady = Buffer.alloc(6);
 
@@ -144,7 +148,7 @@ describe("a unit", () => {
     await using _keeper = keeper;
     const nexus = target.nexus(1);
     const send = async (func: number, run: Buffer) =>
-      reported(await submit(target, nexus, func, runList(run)));
+      reported(await submit(target, nexus, func, func === commitWhole ? commitList(run) : runList(run)));
     expect(await send(commitWhole, runA)).toBe("commandSequenceError");
     expect(await send(beginWhole, runA)).toBe(0);
     await write(target, nexus, 5, 1);
@@ -177,7 +181,8 @@ describe("a unit", () => {
 describe("refused, and nothing is begun or put back", () => {
   const mutating: [string, number, Buffer][] = [
     ["BEGIN WHOLE", beginWhole, runList(runA)],
-    ["COMMIT WHOLE", commitWhole, runList(runA)],
+    ["COMMIT WHOLE", commitWhole, commitList(runA)],
+    ["SET LABEL", setLabel, labelList],
     ["ROLL BACK", rollBack, backList],
   ];
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openPostgresStore } from "../../src/truth/postgres-store.ts";
 import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
 import { storeContract } from "./store-contract.ts";
-import { eventually, memberNamed, pageNumbered, setNamed } from "./stores.ts";
+import { eventually, memberNamed, pageNumbered, setNamed, toVersion1 } from "./stores.ts";
 
 describe.skipIf(!postgresIsThere)("a server", () => {
   let server: PostgresServer;
@@ -31,13 +31,27 @@ describe.skipIf(!postgresIsThere)("a server", () => {
     expect(tables.map(({ name }) => name)).toEqual(names.map((name) => `lunsync.${name}`));
   });
 
+  test("of an older version gets what it lacks, and keeps what it has", async () => {
+    const url = await server.database();
+    {
+      await using store = await openPostgresStore(url);
+      await store.createSet(setNamed("vms"), [memberNamed("source")]);
+    }
+    const older = toVersion1.map((text) => text.replace("table ", "table lunsync."));
+    await server.query(nameOf(url), [...older, "update lunsync.version set version = 1"].join(";"));
+    await using store = await openPostgresStore(url);
+    const { facts, members } = await store.set("vms");
+    expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
+    expect(members).toEqual([{ id: 1, ...memberNamed("source"), split: false, unsettled: false }]);
+  });
+
   test("is refused where it can't be used", async () => {
     const url = await server.database();
     await (await openPostgresStore(url))[Symbol.asyncDispose]();
-    await server.query(nameOf(url), "update lunsync.version set version = 2");
+    await server.query(nameOf(url), "update lunsync.version set version = 1000");
     await expect(openPostgresStore(url)).rejects.toMatchObject({
       code: "usage",
-      message: expect.stringContaining("its tables have version 2, and this lunsync knows 1 at most"),
+      message: expect.stringContaining("its tables have version 1000, and this lunsync knows 2 at most"),
     });
     const foreign = await server.database();
     await server.query(nameOf(foreign), "create schema lunsync; create table lunsync.sets (id bigint)");

@@ -6,7 +6,7 @@ import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 import { storeContract } from "./store-contract.ts";
-import { memberNamed, pageNumbered, setNamed } from "./stores.ts";
+import { memberNamed, pageNumbered, setNamed, toVersion1 } from "./stores.ts";
 
 describe("the contract, in a file", () => {
   storeContract(async () => {
@@ -33,11 +33,11 @@ test("a database of a newer version, or of somebody else, is refused as it is", 
   const newer = folder.file("newer.sqlite");
   await (await openSqliteStore(newer))[Symbol.asyncDispose]();
   const database = new DatabaseSync(newer);
-  database.exec("pragma user_version = 2");
+  database.exec("pragma user_version = 1000");
   database.close();
   await expect(openSqliteStore(newer)).rejects.toMatchObject({
     code: "usage",
-    message: expect.stringContaining("its tables have version 2, and this lunsync knows 1 at most"),
+    message: expect.stringContaining("its tables have version 1000, and this lunsync knows 2 at most"),
   });
 
   const foreign = folder.file("foreign.sqlite");
@@ -52,6 +52,22 @@ test("a database of a newer version, or of somebody else, is refused as it is", 
   expect(still.prepare("pragma journal_mode").get()).toEqual({ journal_mode: "delete" });
   expect(still.prepare("select count(*) as tables from sqlite_schema").get()).toEqual({ tables: 1 });
   still.close();
+});
+
+test("a database of an older version gets what it lacks, and keeps what it has", async () => {
+  await using folder = await WorkFolder.make();
+  const path = folder.file("older.sqlite");
+  {
+    await using store = await openSqliteStore(path);
+    await store.createSet(setNamed("vms"), [memberNamed("source")]);
+  }
+  const older = new DatabaseSync(path);
+  older.exec([...toVersion1, "pragma user_version = 1"].join(";"));
+  older.close();
+  await using store = await openSqliteStore(path);
+  const { facts, members } = await store.set("vms");
+  expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
+  expect(members).toEqual([{ id: 1, ...memberNamed("source"), split: false, unsettled: false }]);
 });
 
 test("what can't be a file is refused", async () => {

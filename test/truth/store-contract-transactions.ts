@@ -29,8 +29,17 @@ export function transactionContract(
           generation: 1,
           paused: true,
           maxChange: 0.5,
+          handedOutTo: 2,
         });
-        await transaction.updateMember(2, { priority: 9, volumeUuid: "u", lastRunMs: 5, generation: 1 });
+        await transaction.updateMember(2, {
+          priority: 9,
+          volumeUuid: "u",
+          lastRunMs: 5,
+          generation: 1,
+          role: "source",
+          split: true,
+          unsettled: true,
+        });
         await transaction.updateMember(3, {});
       });
       expect(await at().store.truth("vms", 0, 10)).toEqual([pageNumbered(0, 1), last]);
@@ -56,6 +65,7 @@ export function transactionContract(
         generation: 1,
         paused: true,
         maxChange: 0.5,
+        handedOutTo: 2,
       });
       expect(members[1]).toMatchObject({
         priority: 9,
@@ -63,12 +73,16 @@ export function transactionContract(
         lastRunMs: 5,
         generation: 1,
         name: "near",
+        role: "source",
+        split: true,
+        unsettled: true,
       });
       await at().store.write(lease, (transaction) =>
-        transaction.updateSet({ maxChange: undefined, paused: false }),
+        transaction.updateSet({ maxChange: undefined, paused: false, handedOutTo: undefined }),
       );
       expect((await at().store.set("vms")).facts).toMatchObject({
         maxChange: undefined,
+        handedOutTo: undefined,
         paused: false,
         blocks: 9,
       });

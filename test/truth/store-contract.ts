@@ -82,14 +82,16 @@ export function storeContract(makePlace: () => Promise<Place>): void {
       };
       await store.createSet(facts, [memberNamed("source"), odd]);
       await store.createSet(setNamed("another"), []);
-      const made = { ...facts, blocks: 0, generation: 0, paused: false };
-      const other = { ...setNamed("another"), blocks: 0, generation: 0, paused: false };
+      const young = { blocks: 0, generation: 0, paused: false, handedOutTo: undefined };
+      const made = { ...facts, ...young };
+      const other = { ...setNamed("another"), ...young };
+      const settled = { split: false, unsettled: false };
       expect(await store.sets()).toEqual([made, other]);
       expect(await store.set("vms")).toEqual({
         facts: made,
         members: [
-          { id: 1, ...memberNamed("source") },
-          { id: 2, ...odd },
+          { id: 1, ...memberNamed("source"), ...settled },
+          { id: 2, ...odd, ...settled },
         ],
       });
       expect((await store.set("another")).members).toEqual([]);

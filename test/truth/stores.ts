@@ -5,8 +5,8 @@ import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import {
   type EntryRun,
   extentsOfPage,
-  type Member,
-  type SetFacts,
+  type NewMember,
+  type NewSet,
   type TruthPage,
   type TruthStore,
 } from "../../src/truth/store.ts";
@@ -28,7 +28,7 @@ export const coded = (code: string) => ({
 
 export const identifierBytes = 32;
 
-export const setNamed = (name: string): Omit<SetFacts, "generation" | "paused" | "blocks"> => ({
+export const setNamed = (name: string): NewSet => ({
   name,
   uuid: `uuid of ${name.slice(0, 20)}`,
   extentBytes: 65536,
@@ -38,7 +38,7 @@ export const setNamed = (name: string): Omit<SetFacts, "generation" | "paused" |
   createdMs: 1_790_000_000_000,
 });
 
-export const memberNamed = (name: string, priority = 0): Omit<Member, "id"> => ({
+export const memberNamed = (name: string, priority = 0): NewMember => ({
   name,
   address: `/dev/${name}`,
   role: name === "source" ? "source" : "replica",
@@ -48,6 +48,13 @@ export const memberNamed = (name: string, priority = 0): Omit<Member, "id"> => (
   lastResult: undefined,
   lastRunMs: undefined,
 });
+
+/** Statements that make tables of version 1 of those of version 2. */
+export const toVersion1 = [
+  "alter table sets drop column handed_out_to",
+  "alter table members drop column split",
+  "alter table members drop column unsettled",
+];
 
 /** Bytes in which `seed` is everywhere. */
 export function identifiers(count: number, seed: number): Buffer {

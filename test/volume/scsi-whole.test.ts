@@ -66,9 +66,19 @@ test.each([16, 32])(
     expect(memory.medium.equals(before)).toBe(true);
     await volume.beginWhole(runB);
     await volume.write(3, [Buffer.alloc(512)]);
-    await volume.commitWhole(runB);
+    const set = Buffer.alloc(16, 3);
+    await volume.commitWhole(runB, { label: { set, generation: 2 ** 40 } });
+    expect((await volume.wholeState()).label).toEqual({ set, generation: 2 ** 40, handedOut: false });
     expect(await volume.rollBackWhole()).toEqual({ extents: 0, bytes: 0, unreadable: 0, lost: 0 });
     expect(memory.medium.subarray(3 * 512, 4 * 512).equals(Buffer.alloc(512))).toBe(true);
+    await volume.beginWhole(runA);
+    expect(await codeOf(volume.labelWhole({ set, generation: 5, handedOut: true }))).toBe("not_whole");
+    await volume.rollBackWhole();
+    await volume.labelWhole({ set, generation: 5, handedOut: true });
+    expect((await volume.wholeState()).label).toEqual({ set, generation: 5, handedOut: true });
+    expect(await codeOf(volume.beginWhole(runA))).toBe("split_brain");
+    await volume.labelWhole(undefined);
+    expect((await volume.wholeState()).label).toBeUndefined();
   },
 );
 

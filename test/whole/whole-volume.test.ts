@@ -162,6 +162,36 @@ describe("where something fails", () => {
     expect((await kept.volume.wholeState()).state).toBe("whole");
   });
 
+  test("a label is kept over restarts, moves with a commit, and hands the volume out only where it is whole", async () => {
+    await using folder = await WorkFolder.make();
+    const volume = memoryOf(2);
+    const set = Buffer.alloc(16, 7);
+    {
+      await using kept = await keep(folder, volume);
+      expect((await kept.volume.wholeState()).label).toBeUndefined();
+      await kept.volume.beginWhole(run);
+      await kept.volume.commitWhole(run, { label: { set, generation: 3 } });
+    }
+    await using kept = await keep(folder, volume);
+    const whole = kept.volume;
+    const labelOf = async () => (await whole.wholeState()).label;
+    expect(await labelOf()).toEqual({ set, generation: 3, handedOut: false });
+    // A run that is rolled back, or committed by somebody who names no set, leaves it as it is.
+    await whole.beginWhole(run);
+    expect(await codeOf(whole.labelWhole({ set, generation: 3, handedOut: true }))).toBe("not_whole");
+    await whole.rollBackWhole();
+    await whole.beginWhole(run);
+    await whole.commitWhole(run);
+    expect(await labelOf()).toEqual({ set, generation: 3, handedOut: false });
+    await whole.labelWhole({ set, generation: 3, handedOut: true });
+    expect(await codeOf(whole.beginWhole(run))).toBe("split_brain");
+    await whole.write(0, [Buffer.alloc(blockBytes, 1)]); // as whoever it was handed out to does
+    expect((await whole.wholeState()).keptExtents).toBe(0);
+    await whole.labelWhole(undefined);
+    expect(await labelOf()).toBeUndefined();
+    await whole.beginWhole(run);
+  });
+
   test("a before-image that is damaged stops a roll back; by force the others are put back", async () => {
     await using folder = await WorkFolder.make();
     const volume = memoryOf(4);
