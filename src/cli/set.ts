@@ -2,10 +2,12 @@
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import { AgentError, exitStatus } from "../base/errors.ts";
+import { AgentError, exitStatus, messageOf } from "../base/errors.ts";
 import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { systemRandom } from "../platform/random.ts";
+import type { OpenVolume } from "../sets/points.ts";
+import { releasable, releaseByForce, releaseReplica } from "../sets/release.ts";
 import { leased, type RunResult, runSet } from "../sets/run.ts";
 import { openPostgresStore } from "../truth/postgres-store.ts";
 import { openSqliteStore } from "../truth/sqlite-store.ts";
@@ -100,6 +102,7 @@ Examples:
   lunsync set add-replica db west=iscsi://west.example/iqn.2026-11.com.example:disks/0
   lunsync set run db
   lunsync set status db --json
+  lunsync set release db east
 
 Exit status of run: 0 every replica holds the generation, 5 one is behind or offline, 2 and more trouble.`,
     );
@@ -149,13 +152,27 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
         (each) => each.role === "replica" && each.name === replica,
       );
       if (!found) throw new AgentError("not_known", `The set "${name}" has no replica "${replica}"`);
+      const [released] = await giveUp(await store.set(name), lease, [found]);
       await store.removeMember(lease, found.id);
-      print(options, { set: name, removed: replica }, `"${replica}" was removed from "${name}"\n`);
+      print(options, { set: name, removed: replica, released }, `"${replica}" was removed from "${name}"\n`);
     });
   });
+  command(
+    "release <NAME> <REPLICA>",
+    "Lets everybody write to a replica, until the next run takes it again. REPLICA is its name, or the iscsi:// URL of a volume that was one.",
+  )
+    .option(
+      "--force",
+      "also if another set, a later run or a cluster has reserved it; by its URL, no truth database is asked",
+    )
+    .action(release);
   command("delete <NAME>", "Forgets a set, with its truth and tables. Volumes stay as they are.").action(
     async (name: string, options: StoreOptions) => {
-      await changing(name, options, (store, lease) => store.removeSet(lease));
+      await changing(name, options, async (store, lease) => {
+        const set = await store.set(name);
+        await giveUp(set, lease, set.members);
+        await store.removeSet(lease);
+      });
       print(options, { deleted: name }, `"${name}" was deleted\n`);
     },
   );
@@ -190,6 +207,53 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
         .join(""),
     );
   });
+}
+
+const openMember: OpenVolume = (address, writable) => openVolume(address, { writable });
+
+/** Lets go of replicas, as far as they can be reached; whether that worked, for each. */
+async function giveUp(
+  { facts }: { readonly facts: SetFacts },
+  lease: Lease,
+  members: readonly Member[],
+): Promise<boolean[]> {
+  const reserved = members.filter(({ role, address }) => role === "replica" && isScsiAddress(address));
+  return Promise.all(
+    reserved.map((each) =>
+      releaseReplica(each, { facts, lease, open: openMember }).catch((error: unknown) => {
+        process.stderr.write(
+          `Warning: "${each.name}" stays reserved for the set, and takes writes of nobody: ${messageOf(error)}. ` +
+            `When it can be reached: lunsync set release SET ${each.address} --force\n`,
+        );
+        return false;
+      }),
+    ),
+  );
+}
+
+async function release(
+  name: string,
+  replica: string,
+  options: StoreOptions & { readonly force?: boolean },
+): Promise<void> {
+  const force = options.force ?? false;
+  const open = openMember;
+  let released = false;
+  // Whoever needs force may have lost the set.
+  if (force && isScsiAddress(replica)) released = await releaseByForce(replica, open);
+  else
+    await changing(name, options, async (store, lease) => {
+      const { facts, members } = await store.set(name);
+      const found = releasable(facts, members, replica, isScsiAddress);
+      released = await releaseReplica(found, { facts, lease, open, force });
+    });
+  print(
+    options,
+    { set: name, replica, released },
+    released
+      ? `"${replica}" takes writes of everybody until the next run of "${name}"\n`
+      : `"${replica}" has no persistent reservations: nobody had reserved it\n`,
+  );
 }
 
 /** @throws AgentError `usage` for two of one name or address */

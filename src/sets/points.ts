@@ -1,11 +1,11 @@
 // The sync points of a replication set, as one run finds them: opened, and known to be who they were.
 //
 // Guarantees: nothing is asked of a volume, and nothing written to it, before its UUID is that of the volume that was seen
-// first under this name; who can't be reached, or is somebody else, counts as offline, with the reason. What a replica that
-// is online holds is on its medium.
+// first under this name; who can't be reached, or is somebody else, counts as offline, with the reason. A replica that is
+// online takes writes of this run alone, where its host can see to that (Volume.fence), and what it holds is on its medium.
 import { AgentError, messageOf } from "../base/errors.ts";
 import type { Member, SetFacts } from "../truth/store.ts";
-import type { Volume } from "../volume/volume.ts";
+import type { Fence, Volume } from "../volume/volume.ts";
 
 /** Opens what an address names. @throws AgentError */
 export type OpenVolume = (address: string, writable: boolean) => Promise<Volume>;
@@ -30,6 +30,8 @@ export async function openPoints(
   facts: SetFacts,
   members: readonly Member[],
   open: OpenVolume,
+  fence: Fence,
+  signal: AbortSignal,
 ): Promise<{ source: Point & { volume: Volume }; replicas: Point[] }> {
   const ours = members.find(({ role }) => role === "source");
   if (!ours) throw new AgentError("state_damaged", `The set "${facts.name}" has no source`);
@@ -37,7 +39,9 @@ export async function openPoints(
   try {
     checkIdentity(ours, volume);
     const replicas = await Promise.all(
-      members.filter(({ role }) => role === "replica").map((member) => openReplica(member, volume, open)),
+      members
+        .filter(({ role }) => role === "replica")
+        .map((member) => openReplica(member, volume, open, fence, signal)),
     );
     return { source: { member: ours, volume, why: undefined }, replicas };
   } catch (error) {
@@ -46,12 +50,20 @@ export async function openPoints(
   }
 }
 
-async function openReplica(member: Member, source: Volume, open: OpenVolume): Promise<Point> {
+async function openReplica(
+  member: Member,
+  source: Volume,
+  open: OpenVolume,
+  fence: Fence,
+  signal: AbortSignal,
+): Promise<Point> {
   let volume: Volume | undefined;
   try {
     volume = await open(member.address, true);
     checkIdentity(member, volume);
     checkFits(member, volume, source);
+    // What a run sends that sleeps, or sent before it died, must not arrive after what is proved now.
+    await volume.fence?.(fence, {}, signal);
     // What a run that died has written and not flushed must not be proved from a cache.
     await volume.flush();
     return { member, volume, why: undefined };
@@ -61,7 +73,8 @@ async function openReplica(member: Member, source: Volume, open: OpenVolume): Pr
   }
 }
 
-function checkIdentity(member: Member, volume: Volume): void {
+/** @throws AgentError `identity_mismatch` */
+export function checkIdentity(member: Pick<Member, "name" | "address" | "volumeUuid">, volume: Volume): void {
   const { uuid } = volume.identity;
   if (uuid === undefined)
     throw new AgentError(

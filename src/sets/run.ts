@@ -112,7 +112,8 @@ async function runLeased(name: string, lease: Lease, options: RunOptions): Promi
   const { facts, members } = await store.set(name);
   if (facts.paused)
     throw new AgentError("usage", `The set "${name}" is paused; "lunsync set resume ${name}" lets it run`);
-  const { source, replicas } = await openPoints(facts, members, options.open);
+  const fence = { set: facts.uuid, number: lease.fence };
+  const { source, replicas } = await openPoints(facts, members, options.open, fence, options.signal);
   try {
     const shape = shapeOf(facts, source);
     const inOrder = replicas.sort((a, b) => a.member.priority - b.member.priority);
