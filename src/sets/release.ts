@@ -5,8 +5,8 @@
 // that sleeps sends afterwards, nobody refuses any more.
 import { AgentError } from "../base/errors.ts";
 import type { Lease, Member, SetFacts } from "../truth/store.ts";
-import type { Fence, Volume } from "../volume/volume.ts";
-import { checkIdentity, type OpenVolume } from "./points.ts";
+import type { Fence } from "../volume/volume.ts";
+import { checkIdentity, disown, fenceOf, type OpenVolume } from "./points.ts";
 
 export interface ReleaseOptions {
   readonly facts: SetFacts;
@@ -14,6 +14,8 @@ export interface ReleaseOptions {
   readonly open: OpenVolume;
   /** Also what is reserved by somebody else. */
   readonly force?: boolean;
+  /** Its host does not take it for a replica any more, either. */
+  readonly disowns?: boolean;
 }
 
 /** Whoever has no lease has no place among the runs of a set, and takes nothing without force. */
@@ -22,23 +24,30 @@ const nobody: Fence = { set: "0000", number: 1 };
 /** True if the volume was given up, false if its host has no reservations. @throws AgentError what opening it gives */
 export async function releaseReplica(
   member: Pick<Member, "name" | "address" | "volumeUuid">,
-  { facts, lease, open, force = false }: ReleaseOptions,
+  { facts, lease, open, force = false, disowns = false }: ReleaseOptions,
 ): Promise<boolean> {
   await using volume = await open(member.address, true);
   checkIdentity(member, volume);
-  return await givenUp(volume, { set: facts.uuid, number: lease.fence }, force);
+  const fenced = (await volume.fence?.(fenceOf(facts, lease), { force })) ?? false;
+  if (disowns) await disown(volume);
+  if (fenced) await volume.unfence?.();
+  return fenced;
 }
 
 /** Likewise for a volume whose set is lost, whoever has reserved it. */
 export async function releaseByForce(address: string, open: OpenVolume): Promise<boolean> {
   await using volume = await open(address, true);
-  return await givenUp(volume, nobody, true);
-}
-
-async function givenUp(volume: Volume, fence: Fence, force: boolean): Promise<boolean> {
-  if (!(await volume.fence?.(fence, { force }))) return false;
+  if (!(await volume.fence?.(nobody, { force: true }))) return false;
   await volume.unfence?.();
   return true;
+}
+
+/** The volume is a replica of no set from here on, whichever had it; a cluster keeps what it has reserved. */
+export async function adopt(address: string, open: OpenVolume): Promise<void> {
+  await using volume = await open(address, true);
+  await volume.takeFence?.();
+  await disown(volume);
+  await volume.unfence?.();
 }
 
 /** The replica of that name; or the volume of that address, which may have been one. @throws AgentError `not_known` */

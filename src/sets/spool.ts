@@ -23,7 +23,15 @@ async function unlinked(): Promise<SpoolFile> {
   return file;
 }
 
-export class Spool<T> implements AsyncDisposable {
+/** Takes what was decided, piece by piece. */
+export interface Sink<T> {
+  add(piece: T): Promise<void>;
+}
+
+/** Where only the count matters. */
+export const nowhere: Sink<unknown> = { add: async () => {} };
+
+export class Spool<T> implements Sink<T>, AsyncDisposable {
   readonly #make: () => Promise<SpoolFile>;
   #file: SpoolFile | undefined;
   #bytes = 0;
