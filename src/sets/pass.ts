@@ -52,7 +52,7 @@ export interface PassOptions {
   readonly check?: (tally: Tally, shape: Shape) => Promise<void> | void;
   /** What else belongs into the transaction. */
   readonly alsoWrite?: (transaction: Transaction, generation: number) => Promise<void>;
-  /** For what is overwritten of a side: it may be somebody's change that nobody else has. */
+  /** For what is overwritten of a side, or of who was one: it may be somebody's change that nobody else has. */
   readonly keep?: Keep;
 }
 
@@ -106,15 +106,16 @@ export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}):
   const sides = cast.sides.map(({ point }) => point);
   const toDo = await store.pendingCounts(facts.name);
   const pendingFor = ({ member }: Point) => toDo.get(member.id) ?? 0;
-  const targets = [...sides.slice(1), ...cast.followers, ...sides.slice(0, 1).filter(pendingFor)];
+  const lacks = (side: Point) => pendingFor(side) > 0 || side.member.keptFirst;
+  const targets = [...sides.slice(1), ...cast.followers, ...sides.slice(0, 1).filter(lacks)];
   const results = await together(
     targets.map((point) => {
       const isSide = sides.some((side) => side === point);
       return new Update(set, shape, generation, point).go(
-        giversTo(point, cast),
+        giversTo(point, cast, lacks),
         pendingFor(point),
         tally,
-        isSide ? options.keep : undefined,
+        isSide || point.member.keptFirst ? options.keep : undefined,
       );
     }),
   );
@@ -129,10 +130,14 @@ export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}):
   };
 }
 
-/** Who has what the truth says: the sides that it was taken from, or for the only one of them, whoever follows it. */
-function giversTo(point: Point, { sides, followers }: Cast): OnlinePoint[] {
-  const givers = sides.filter((side) => side.taken && side.point !== point).map((side) => side.point);
-  return givers.length > 0 ? givers : followers.filter(isOnline);
+/**
+ * Who has what the truth says: the sides that it was taken from; and whoever follows a side that lacks some of it itself, as
+ * after a failback that was cut off.
+ */
+function giversTo(point: Point, { sides, followers }: Cast, lacks: (side: Point) => boolean): OnlinePoint[] {
+  const taken = sides.filter((side) => side.taken).map((side) => side.point);
+  const all = taken.some(lacks) ? [...taken, ...followers.filter(isOnline)] : taken;
+  return all.filter((giver) => giver !== point);
 }
 
 /** @throws AgentError `size_mismatch` */
@@ -227,7 +232,7 @@ class Update {
     await this.#note({
       lastResult: reason === undefined ? state : `${state}: ${reason}`,
       lastRunMs: this.#set.clock.nowMs(),
-      ...(isInStep && { generation: this.#generation, unsettled: false }),
+      ...(isInStep && { generation: this.#generation, unsettled: false, keptFirst: false }),
     });
     return { name: member.name, address: member.address, state, reason, carriedOut, strayed };
   }

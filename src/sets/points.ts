@@ -64,14 +64,22 @@ export async function openLeader(member: Member, open: OpenVolume, writable = fa
   }
 }
 
-/** Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. */
+export const cutOff =
+  'a failback was cut off before what it overwrites there was kept; "lunsync failback" goes on with it';
+
+/**
+ * Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. `keeps`: what is overwritten
+ * of it is kept first, where that has to be.
+ */
 export async function openFollower(
   member: Member,
   leader: Volume,
   facts: SetFacts,
   lease: Lease,
   open: OpenVolume,
+  keeps = false,
 ): Promise<Point> {
+  if (member.keptFirst && !keeps) return offline(member, cutOff);
   if (member.split)
     return offline(
       member,
@@ -84,10 +92,16 @@ export async function openFollower(
     if (volume.identity.uuid === leader.identity.uuid)
       throw new AgentError("volume_same", `"${member.address}" is the source itself`);
     checkWritable(member, volume);
-    const state = await stateOf(volume);
-    checkLabel(member, facts, state?.label);
+    checkLabel(member, facts, (await stateOf(volume))?.label);
     // What a run sends that sleeps, or sent before it died, must not arrive after what is proved now.
     await volume.fence?.(fenceOf(facts, lease));
+    const state = await stateOf(volume);
+    try {
+      checkLabel(member, facts, state?.label);
+    } catch (error) {
+      await volume.unfence?.(); // it was handed out meanwhile, by its host alone
+      throw error;
+    }
     const blocksBefore = volume.geometry.blocks;
     await matchSize(member, volume, leader.geometry);
     // What a run that died has written and not flushed must not be proved from a cache.

@@ -8,7 +8,7 @@ import type { Member, SetFacts } from "../truth/store.ts";
 import type { Tally } from "./gather.ts";
 import { whileLeased } from "./lease.ts";
 import { byPriority, close, pass, type RunResult, type SetOptions } from "./pass.ts";
-import { openFollower, openLeader } from "./points.ts";
+import { cutOff, openFollower, openLeader } from "./points.ts";
 import { extentsIn, type Shape } from "./values.ts";
 
 export interface RunOptions extends SetOptions {
@@ -23,6 +23,8 @@ export async function runSet(name: string, options: RunOptions): Promise<RunResu
     if (facts.paused)
       throw new AgentError("usage", `The set "${name}" is paused; "lunsync set resume ${name}" lets it run`);
     const ours = leaderOf(facts, members);
+    if (ours.keptFirst)
+      throw new AgentError("split_brain", `Cannot run "${name}" from "${ours.name}": ${cutOff}`);
     const leader = await openLeader(ours, options.open);
     const points = [
       leader,

@@ -59,11 +59,16 @@ export interface Member {
    * writes to it before a failback has settled that. Its entries begin there: they say where the truth has gone on since.
    */
   readonly split: boolean;
+  /**
+   * A failback has decided against changes that it holds: what is overwritten of it has to be kept first, which only a
+   * failback does, until it is in step.
+   */
+  readonly keptFirst: boolean;
   /** A run has begun to write to it and has not ended: it may be rolled back to what it held before. */
   readonly unsettled: boolean;
 }
 
-export type NewMember = Omit<Member, "id" | "split" | "unsettled">;
+export type NewMember = Omit<Member, "id" | "split" | "keptFirst" | "unsettled">;
 
 /** Identifiers of `extentsOfPage` neighbours, as the truth has them. */
 export interface TruthPage {
@@ -126,6 +131,7 @@ export interface Transaction {
         | "lastResult"
         | "lastRunMs"
         | "split"
+        | "keptFirst"
         | "unsettled"
       >
     >,

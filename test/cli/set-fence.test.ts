@@ -122,7 +122,9 @@ describe("a replica of a set", () => {
     const removed = await set("remove-replica", "db", "a");
     expect([removed.status, removed.stderr]).toEqual([
       0,
-      expect.stringMatching(/^Warning: the host of "a" still takes it for a replica of "db".*lunsync set release db/),
+      expect.stringMatching(
+        /^Warning: the host of "a" still takes it for a replica of "db".*lunsync set release db/,
+      ),
     ]);
     await using again = await serve(["--lun", replica, "--state-dir", folder.file("served-state")]);
     expect((await lunsync(["sync", replica, again.url])).status).toBe(4); // itself

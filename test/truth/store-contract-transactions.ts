@@ -38,6 +38,7 @@ export function transactionContract(
           generation: 1,
           role: "source",
           split: true,
+          keptFirst: true,
           unsettled: true,
         });
         await transaction.updateMember(3, {});
@@ -75,6 +76,7 @@ export function transactionContract(
         name: "near",
         role: "source",
         split: true,
+        keptFirst: true,
         unsettled: true,
       });
       await at().store.write(lease, (transaction) =>
