@@ -1,6 +1,7 @@
 // A replica is its set's: a run that slept is refused by it, and so is everybody else, until it is given up.
 import { readFile, truncate, writeFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
+import { openVolume } from "../../src/cli/volumes.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
 import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
@@ -9,13 +10,13 @@ import { TcpProxy } from "../support/tcp-proxy.ts";
 const MiB = 1024 * 1024;
 const bytes = 16 * MiB;
 
-async function under() {
+async function under(options = "") {
   const folder = await WorkFolder.make();
   const [source, replica] = [folder.file("source"), folder.file("replica")];
   await writeFile(source, bytesOf(randomOf(1), bytes));
   await writeFile(replica, "");
   await truncate(replica, bytes);
-  const served = await serve(["--lun", replica, "--state-dir", folder.file("served-state")]);
+  const served = await serve(["--lun", `${replica}${options}`, "--state-dir", folder.file("served-state")]);
   const isInStep = async () => (await readFile(replica)).equals(await readFile(source));
   return { folder, source, replica, served, isInStep };
 }
@@ -57,6 +58,39 @@ describe.skipIf(!postgresIsThere)("two hosts with one database", () => {
       changed: 0,
       replicas: [{ carriedOut: { written: 0 } }],
     });
+  });
+
+  test("what a run has sent that slept does not reach a replica that was handed out since, and is everybody's", async () => {
+    const { folder, source, replica, served } = await under(",whole");
+    await using _folder = folder;
+    await using _served = served;
+    await using server = await PostgresServer.make();
+    const store = ["--store", await server.database()];
+    const [, port] = /^iscsi:\/\/127\.0\.0\.1:(\d+)\//.exec(served.url)!;
+    await using proxy = await TcpProxy.to(Number(port));
+    const url = served.url.replace(`:${port}/`, `:${proxy.port}/`);
+    await lunsync(["set", "create", "db", "--source", source, "--replica", `a=${url}`, ...store]);
+    expect((await lunsync(["set", "run", "db", ...store])).status).toBe(0);
+    const generation = await readFile(replica);
+    await writeFile(source, bytesOf(randomOf(2), bytes));
+
+    const holding = proxy.holdAfter(4 * MiB);
+    await using slow = new Running(["set", "run", "db", ...store]);
+    await holding;
+    slow.child.kill("SIGSTOP");
+    expect((await readFile(replica)).equals(generation)).toBe(false);
+    expect(await lunsync(["failover", "db", "a", ...store])).toMatchObject({ status: 0, stderr: "" });
+    expect((await readFile(replica)).equals(generation)).toBe(true);
+
+    expect(proxy.letGo()).toBeGreaterThan(0);
+    slow.child.kill("SIGCONT");
+    expect(await slow.ended).toBe(5);
+    expect((await readFile(replica)).equals(generation)).toBe(true);
+    // Its users may write.
+    await using user = await openVolume(served.url, { writable: true });
+    await user.write(0, [Buffer.alloc(512, 1)]);
+    await user.flush();
+    expect((await readFile(replica)).subarray(0, 512)).toEqual(Buffer.alloc(512, 1));
   });
 });
 
