@@ -154,7 +154,9 @@ class FailBack {
         ({ id }) => id !== leader.member.id && id !== opposed?.member.id,
       );
       const followers = await Promise.all(
-        rest.map((member) => openFollower(member, leader.volume, this.#set.facts, open, true)),
+        rest.map((member) =>
+          openFollower(member, leader.volume, this.#set.facts, this.#set.lease, open, true),
+        ),
       );
       points.push(...followers);
       return await this.#bring(to, leader, opposed, followers);
@@ -216,7 +218,10 @@ class FailBack {
     };
     const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
     await this.#refresh();
-    return { run, isThere: await this.#end(to, run) };
+    const isThere = await this.#end(to, run);
+    // Whom the set follows now is written to by others.
+    if (isThere) await followers.find(({ member }) => member.name === to)?.volume?.unfence?.();
+    return { run, isThere };
   }
 
   /** The set follows the target if that holds all of the truth, and nobody has changed it meanwhile. */

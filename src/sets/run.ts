@@ -33,7 +33,7 @@ export async function runSet(name: string, options: RunOptions): Promise<RunResu
       ...(await Promise.all(
         byPriority(members)
           .filter((member) => member !== ours)
-          .map((member) => openFollower(member, leader.volume, facts, options.open)),
+          .map((member) => openFollower(member, leader.volume, facts, lease, options.open)),
       )),
     ];
     try {

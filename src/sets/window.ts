@@ -5,14 +5,7 @@
 import { together } from "../base/async.ts";
 import { overlaps } from "../base/ranges.ts";
 import { actionBetween } from "../truth/actions.ts";
-import {
-  type Conflict,
-  decide,
-  type Report,
-  reportOf,
-  reportOffline,
-  type SyncPoint,
-} from "../truth/decide.ts";
+import { decide, type Report, reportOf, reportOffline, type SyncPoint } from "../truth/decide.ts";
 import { type Proof, prove, states } from "../truth/extent-state.ts";
 import { entryToKeep, entryToSend } from "../truth/pending.ts";
 import { recover } from "../truth/recovery.ts";
