@@ -50,6 +50,12 @@ export class SimHost {
   readonly journalFile: SimJournalFile | undefined;
   /** Nobody can reach it. */
   offline = false;
+  /** It has persistent reservations. */
+  readonly fences: boolean;
+  /** Whose writes it takes alone, and the number of the run; undefined: everybody's. It is remembered over restarts. */
+  fence: { readonly owner: string; readonly number: number } | undefined;
+  /** Commands that came from somebody else than who had fenced it. */
+  refused = 0;
   onWhole: (header: Header) => void = () => {};
   /** Called when somebody's write arrives. */
   onWrite: (connection: Connection, lba: number, data: Buffer) => void = () => {};
@@ -65,6 +71,7 @@ export class SimHost {
     this.name = disk.name;
     this.uuid = `uuid of ${disk.name}`;
     this.disk = disk;
+    this.fences = random() < 0.5;
     this.#life = new Life(time, disk.name);
     if (keepsWhole) {
       this.journalFile = new SimJournalFile();
@@ -140,6 +147,24 @@ export class SimHost {
     this.#connections.delete(connection);
   }
 
+  /** A run takes it, or an operator (`number` undefined); what others were about has ended then. @throws AgentError `volume_in_use` */
+  async take({ owner }: Connection, number = this.fence?.number): Promise<boolean> {
+    if (!this.fences || number === undefined) return false;
+    if (this.fence && this.fence.number > number) throw inUse(this.name, this.fence.owner);
+    this.#time.tell(() => `${owner} fences ${this.name}`);
+    this.fence = { owner, number };
+    const others = [...this.#connections].filter((each) => each.owner !== owner);
+    await Promise.all(others.flatMap(({ underWay }) => [...underWay].map((work) => work.catch(() => {}))));
+    return true;
+  }
+
+  /** @throws AgentError `volume_in_use` if somebody else has it */
+  admit({ owner }: Connection): void {
+    if (!this.fence || this.fence.owner === owner) return;
+    this.refused++;
+    throw inUse(this.name, this.fence.owner);
+  }
+
   /** A command arrives. Undefined: nobody hears of it. */
   async carryOut<T>(connection: Connection, action: (served: Volume) => Promise<T>): Promise<T | undefined> {
     if (connection.ended || connection.life !== this.#life) return undefined;
@@ -152,3 +177,6 @@ export class SimHost {
     }
   }
 }
+
+const inUse = (name: string, owner: string) =>
+  new AgentError("volume_in_use", `"${name}" takes writes of ${owner} alone: reservation conflict`);

@@ -6,7 +6,8 @@
 //    what the source was found to hold: all at once if it was quiet, or else each extent at some instant of the run.
 // 3. What a transaction kept is there after a power cut; what it did not keep is there as a whole, or not at all.
 // 4. A run writes what was written down before, over what the replica has proved to hold, to the volume that was seen first
-//    under its name; within a run of that volume, if it keeps its last whole generation.
+//    under its name; within a run of that volume, if it keeps its last whole generation. To a volume that is fenced nothing that is
+//    late is written.
 // 5. Commands in flight are bounded.
 //
 // Who writes to a replica without holding the set's lease is a stranger: a run that wakes up late, too.
@@ -41,8 +42,8 @@ export class Judge {
   /** By host: extents that somebody else wrote to, or may have. */
   readonly #strange = new Map<SimHost, Set<number>>();
   readonly #generations: Generation[] = [];
-  /** By host and extent: what was answered last, to whom. */
-  readonly #answers = new Map<SimHost, Map<number, { readonly to: string; readonly identifier: Buffer }>>();
+  /** By host, asker and extent: what was answered last. */
+  readonly #answers = new Map<SimHost, Map<string, Map<number, Buffer>>>();
   #state: TruthState;
   #failure: SimulationError | undefined;
 
@@ -73,7 +74,9 @@ export class Judge {
       host.disk.onPut = (extents) => this.#put(host, extents);
       host.disk.onAnswer = (extent, identifier) => {
         const to = command.getStore()?.owner ?? "";
-        this.#answers.get(host)!.set(extent, { to, identifier });
+        const answers = this.#answers.get(host)!;
+        const known = answers.get(to) ?? new Map<number, Buffer>();
+        answers.set(to, known.set(extent, identifier));
       };
       host.onWrite = (connection, lba, data) => this.#write(host, connection, lba, data);
       host.onWhole = (header) => this.#whole(host, header);
@@ -131,14 +134,17 @@ export class Judge {
     }
   }
 
+  #answerTo(owner: string, host: SimHost, extent: number): Buffer | undefined {
+    return this.#answers.get(host)!.get(owner)?.get(extent);
+  }
+
   /** Entries go with the proof that nothing is pending any more. */
   #acknowledged(host: SimHost, was: MemberState, is: MemberState): void {
     const holder = this.#database.holder();
     for (const [extent, { previous, sent }] of was.entries) {
       if (is.entries.has(extent)) continue;
       const truth = this.truthOf(extent);
-      const answer = this.#answers.get(host)!.get(extent);
-      const proved = answer?.to === holder && answer?.identifier.equals(truth);
+      const proved = this.#answerTo(holder ?? "", host, extent)?.equals(truth);
       const neverSent = sent === undefined && previous.equals(truth);
       this.#demand(
         proved || neverSent,
@@ -259,7 +265,12 @@ export class Judge {
     );
     const strange = this.#strange.get(host)!;
     if (!connection || connection.owner !== this.#database.holder()) {
-      if (connection && this.#runs.has(connection.owner)) this.counts.late++;
+      if (connection && this.#runs.has(connection.owner)) {
+        this.counts.late++;
+        const { owner } = connection;
+        const mayStill = !host.fences || host.fence?.owner === owner;
+        this.#demand(mayStill, `${owner}, which is late, does not write to "${host.name}", which is fenced`);
+      }
       for (const extent of extents) strange.add(extent);
       this.counts.strange += extents.length;
       return;
@@ -290,16 +301,16 @@ export class Judge {
         entry?.sent?.equals(identifier) ?? false,
         `what is written to extent ${extent} of "${host.name}" was written down before`,
       );
-      const answer = this.#answers.get(host)!.get(extent);
+      const answer = this.#answerTo(owner, host, extent);
       const may = entry ? [entry.previous, entry.sent, this.truthOf(extent)] : [];
       const isNobodys = entry?.previous.every((byte) => byte === 0xff) ?? false;
       const short = (each: Buffer | undefined) => each?.toString("hex", 0, 4);
       this.#time.tell(
         () =>
-          `extent ${extent} answered ${short(answer?.identifier)} to ${answer?.to}; previous ${short(entry?.previous)} sent ${short(entry?.sent)}`,
+          `extent ${extent} answered ${short(answer)}; previous ${short(entry?.previous)} sent ${short(entry?.sent)}`,
       );
       this.#demand(
-        isNobodys || (answer?.to === owner && may.some((each) => each?.equals(answer.identifier))),
+        isNobodys || (answer !== undefined && may.some((each) => each?.equals(answer))),
         `what is overwritten of extent ${extent} of "${host.name}" is what that may hold`,
       );
     }

@@ -9,6 +9,7 @@ import type {
   CompareAnswer,
   DigestAnswer,
   DigestWindow,
+  Fence,
   GenerationChanges,
   IdentifierWindow,
   ReadOptions,
@@ -263,19 +264,43 @@ export class SimSession implements Volume {
   }
 
   async beginWhole(run: Buffer): Promise<void> {
-    await this.#send((served) => served.beginWhole!(run));
+    await this.#change((served) => served.beginWhole!(run));
   }
 
   async commitWhole(run: Buffer, options?: CommitOptions): Promise<void> {
-    await this.#send((served) => served.commitWhole!(run, options));
+    await this.#change((served) => served.commitWhole!(run, options));
   }
 
   async labelWhole(label: SetLabel | undefined): Promise<void> {
-    await this.#send((served) => served.labelWhole!(label));
+    await this.#change((served) => served.labelWhole!(label));
   }
 
   rollBackWhole(options?: RollBackOptions): Promise<RolledBack> {
-    return this.#send((served) => served.rollBackWhole!(options));
+    return this.#change((served) => served.rollBackWhole!(options));
+  }
+
+  /** What only whoever has the volume may do. */
+  #change<T>(action: (served: Volume) => Promise<T>): Promise<T> {
+    return this.#send((served) => {
+      const connection = command.getStore()!;
+      connection.host.admit(connection);
+      return action(served);
+    });
+  }
+
+  fence({ number }: Fence): Promise<boolean> {
+    return this.#send(() => this.#connection.host.take(this.#connection, number));
+  }
+
+  takeFence(): Promise<boolean> {
+    return this.#send(() => this.#connection.host.take(this.#connection));
+  }
+
+  async unfence(): Promise<void> {
+    await this.#send(async () => {
+      const { host, owner } = this.#connection;
+      if (host.fence?.owner === owner) host.fence = undefined;
+    });
   }
 
   wholeState(): Promise<WholeState> {
@@ -293,6 +318,7 @@ export class SimSession implements Volume {
 /** Who watches the host learns of a write that arrives. */
 function told(lba: number, data: Buffer): void {
   const connection = command.getStore()!;
+  connection.host.admit(connection);
   connection.host.onWrite(connection, lba, data);
 }
 

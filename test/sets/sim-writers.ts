@@ -27,7 +27,10 @@ export function stranger(random: Random, host: SimHost): void {
   const write = async () => {
     for (let times = 1 + below(random, 3); times > 0; times--) {
       const { lba, data } = blocksFor(random, host.disk);
-      await host.carryOut(connection, (served) => served.write(lba, [data]));
+      await host.carryOut(connection, async (served) => {
+        host.admit(connection);
+        await served.write(lba, [data]);
+      });
     }
     if (chance(random, 0.5)) await host.carryOut(connection, (served) => served.flush());
   };

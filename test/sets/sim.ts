@@ -62,6 +62,7 @@ export class SetSimulation {
     const [runs, ended, failed] = [of("runs"), of("ended"), of("failed")];
     return {
       ...this.#counts,
+      fenced: this.#world.replicas.reduce((sum, { refused }) => sum + refused, 0),
       ...this.#world.judge.counts,
       ...this.#world.network.counts,
       ...this.#world.database.counts,
@@ -156,18 +157,28 @@ export class SetSimulation {
     const meanwhile: readonly (readonly [number, () => void])[] = [
       [0.25, () => this.#kill(manager)],
       [0.1, () => this.#stop(manager)],
+      [0.1, () => this.#overtaken(manager)],
       [0.15, () => stranger(random, oneOf(random, this.#world.replicas))],
       [0.15, () => writer(this.#world.time, random, this.#world.source.disk, 5)],
       [0.1, () => this.#crash(oneOf(random, this.#world.replicas))],
     ];
     for (const [share, action] of meanwhile)
       if (chance(random, share))
-        this.#world.time.after(oneOf(random, [10, 100, 500]) * random(), undefined, action);
+        this.#world.time.after(oneOf(random, [20, 300, 1000, 3000]) * random(), undefined, action);
   }
 
   #kill(manager: SimManager): void {
     if (manager.busy) this.#counts.kills++;
     manager.kill();
+  }
+
+  /** It sleeps, and the other one takes the set meanwhile. */
+  #overtaken(manager: SimManager): void {
+    if (!manager.busy) return;
+    this.#counts.stops++;
+    this.#world.stopped = true;
+    manager.stop(16_000 + 4000 * this.#random());
+    for (const other of this.#world.managers) if (other !== manager && !other.busy) other.run();
   }
 
   #stop(manager: SimManager): void {
@@ -228,7 +239,11 @@ export class SetSimulation {
     if (!served || host.offline) return;
     this.#counts.rollBacks++;
     const connection = host.login("an operator");
-    void host.carryOut(connection, () => served.rollBackWhole()).catch(() => {});
+    const rollBack = async () => {
+      await host.take(connection);
+      await served.rollBackWhole();
+    };
+    void host.carryOut(connection, rollBack).catch(() => {});
   }
 
   #operate(manager: SimManager, host: SimHost): void {
