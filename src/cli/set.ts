@@ -156,6 +156,10 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
   ).action(priorities);
   command("run <NAME>", "Brings every replica that can be reached to what the source holds.")
     .option("--max-change <SHARE>", "for this run instead of the set's own", parseShare)
+    .option(
+      "--full",
+      "look at everything, not only at what catalogues know to have changed since the last run",
+    )
     .action(run);
   command("status [NAME]", "Says what each replica holds, and what is pending for it.").action(status);
   command("list", "Names the sets.").action(async (options: StoreOptions) => {
@@ -297,9 +301,16 @@ async function priorities(name: string, order: readonly string[], options: Store
   });
 }
 
-async function run(name: string, options: StoreOptions & { readonly maxChange?: number }): Promise<void> {
+async function run(
+  name: string,
+  options: StoreOptions & { readonly maxChange?: number; readonly full?: boolean },
+): Promise<void> {
   const result = await withStore(options, (store) =>
-    runSet(name, { ...running(store, "the next run goes on there"), maxChange: options.maxChange }),
+    runSet(name, {
+      ...running(store, "the next run goes on there"),
+      maxChange: options.maxChange,
+      full: options.full ?? false,
+    }),
   );
   print(options, result, runText(result));
   const isDone = result.unreadable === 0 && result.replicas.every(({ state }) => state === "in step");

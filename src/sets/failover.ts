@@ -89,11 +89,17 @@ async function handOut(
     {
       alsoWrite: async (transaction, now) => {
         await transaction.updateSet({ handedOutTo: member.id });
-        await transaction.updateMember(left.id, { split: true, keptFirst: false, unsettled: false });
+        await transaction.updateMember(left.id, {
+          split: true,
+          keptFirst: false,
+          history: undefined,
+          unsettled: false,
+        });
         await transaction.updateMember(member.id, {
           generation: now,
           split: false,
           keptFirst: false,
+          history: undefined,
           unsettled: false,
           lastResult: "handed out",
           lastRunMs: set.clock.nowMs(),

@@ -14,6 +14,8 @@ import { extentsIn, type Shape } from "./values.ts";
 export interface RunOptions extends SetOptions {
   /** Instead of the set's own; 0 to 1. */
   readonly maxChange?: number | undefined;
+  /** Looks at everything, also at what has not changed since the last run as far as its host knows. */
+  readonly full?: boolean;
 }
 
 /** Runs a set once. @throws AgentError */
@@ -39,7 +41,10 @@ export async function runSet(name: string, options: RunOptions): Promise<RunResu
       return await pass(
         { ...options, signal, lease, facts },
         { sides: [{ point: leader, taken: true, restates: false }], followers, dropped: [] },
-        { check: (tally, shape) => checkChange(facts, tally, shape, options) },
+        {
+          check: (tally, shape) => checkChange(facts, tally, shape, options),
+          full: options.full ?? false,
+        },
       );
     } finally {
       await close(points);

@@ -43,7 +43,14 @@ describe.skipIf(!postgresIsThere)("a server", () => {
     const { facts, members } = await store.set("vms");
     expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
     expect(members).toEqual([
-      { id: 1, ...memberNamed("source"), split: false, keptFirst: false, unsettled: false },
+      {
+        id: 1,
+        ...memberNamed("source"),
+        split: false,
+        keptFirst: false,
+        history: undefined,
+        unsettled: false,
+      },
     ]);
   });
 

@@ -68,7 +68,7 @@ test("a database of an older version gets what it lacks, and keeps what it has",
   const { facts, members } = await store.set("vms");
   expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
   expect(members).toEqual([
-    { id: 1, ...memberNamed("source"), split: false, keptFirst: false, unsettled: false },
+    { id: 1, ...memberNamed("source"), split: false, keptFirst: false, history: undefined, unsettled: false },
   ]);
 });
 
