@@ -111,9 +111,11 @@ class World {
   readonly keep: Keep = async (volume, lba, blocks) => {
     const buffer = Buffer.alloc(blocks * blockBytes);
     await volume.read(lba, buffer);
-    const key = `${volume.name} ${lba}`;
-    // What was kept before a death is of that time: the first counts.
-    if (!this.kept.has(key)) this.kept.set(key, buffer);
+    for (let at = 0; at < buffer.length; at += extentBytes) {
+      const key = `${volume.name} ${lba + at / blockBytes}`;
+      // What was kept before a death is of that time: the first counts.
+      if (!this.kept.has(key)) this.kept.set(key, buffer.subarray(at, at + extentBytes));
+    }
   };
 
   run = () => runSet(name, this.options());
@@ -324,7 +326,7 @@ test("a mixture of two generations is not handed out unless it is asked for", as
   expect(made.site("east").volume.traits.keepsWhole).toBeUndefined();
   await expect(made.failOver()).rejects.toMatchObject({ code: "not_whole" });
   await made.run();
-  made.write("source", [0, 1]);
+  made.write("source", [0, 2]); // no neighbours: two writes
   const { disk } = made.site("east");
   let writes = 0;
   disk.before = (operation) => {
