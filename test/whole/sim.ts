@@ -1,21 +1,49 @@
 // A volume with before-images, over media that lose and tear what was not flushed, by a schedule that a seed makes:
-// begins, writes, zeros, views, crashes of the process, cuts of the power, failing flushes, full disks, commits, roll backs.
+// begins, writes, zeros, views, crashes of the process, cuts of the power, failing flushes, full disks, removals that fail,
+// commits, roll backs, restore points that are kept, merged, given up and shown.
 //
 // What it demands: after a roll back the volume holds the last whole generation, on the medium, to the byte; after a commit
-// the medium holds what the volume held, and nothing brings it back; a view shows the last whole generation all the time.
+// the medium holds what the volume held, and nothing brings it back; every restore point that is listed, the last whole
+// generation among them, is at any time what the volume was when its layer was begun; one that is shown is never given up.
 import { AgentError } from "../../src/base/errors.ts";
 import { SystemError } from "../../src/platform/errno.ts";
-import { extentBytes, journalState } from "../../src/whole/format.ts";
+import type { Volume } from "../../src/volume/volume.ts";
+import { extentBytes, type Header, journalState } from "../../src/whole/format.ts";
 import { Journal } from "../../src/whole/journal.ts";
-import { WholeView } from "../../src/whole/whole-view.ts";
+import type { KeepPolicy } from "../../src/whole/keep-policy.ts";
+import { PointView } from "../../src/whole/point-view.ts";
+import { WholePoints } from "../../src/whole/points.ts";
 import { WholeVolume } from "../../src/whole/whole-volume.ts";
 import { Life, type Random, Schedule, SimVolume } from "../catalogue/sim-media.ts";
 import { below, bytesOf, oneOf, randomOf, volumeOf } from "../support/data.ts";
-import { SimJournalFile } from "./sim-journal.ts";
+import { SimDisk, SimJournalFile, SimLayerFolder } from "./sim-journal.ts";
 
 const blockBytes = 512;
 const extentBlocks = extentBytes / blockBytes;
 const name = Buffer.alloc(32, 7);
+const policies: readonly (KeepPolicy | "all")[] = [
+  [],
+  [],
+  [{ count: 1 }],
+  [{ count: 2 }],
+  [{ count: 4 }],
+  [{ count: 1 }, { count: 2, periodMs: 5 }, { count: 2, periodMs: 20 }],
+  "all",
+];
+const noCounts = {
+  writes: 0,
+  crashes: 0,
+  rollBacks: 0,
+  commits: 0,
+  views: 0,
+  refused: 0,
+  resumed: 0,
+  points: 0,
+  merges: 0,
+  drops: 0,
+  outside: 0,
+};
+export type SimCounts = typeof noCounts;
 
 export interface SimOptions {
   /** The before-images are never flushed: a program that does so must be found out. */
@@ -25,19 +53,27 @@ export interface SimOptions {
 
 export class WholeSimulation {
   readonly random: Random;
-  readonly counts = { writes: 0, crashes: 0, rollBacks: 0, commits: 0, views: 0, refused: 0, resumed: 0 };
+  readonly counts: SimCounts = { ...noCounts };
   readonly #schedule: Schedule;
   readonly #volume: SimVolume;
-  readonly #file = new SimJournalFile();
+  readonly #disk = new SimDisk();
+  readonly #file = new SimJournalFile(this.#disk);
+  readonly #layers = new SimLayerFolder(this.#disk);
+  readonly #keep: KeepPolicy | "all";
+  readonly #spaceBytes: number | undefined;
+  #nowMs = 1;
   readonly #options: SimOptions;
   #life!: Life;
   #host!: WholeVolume;
   #run: Buffer = Buffer.alloc(16);
-  /** What the volume held when a journal was begun, by its epoch. */
+  /** What the volume held when a layer was begun, by its epoch. */
   readonly #generations = new Map<number, Buffer>();
-  /** Runs that have ended, as their callers were told; and those of which somebody has tried to write it down. */
-  readonly #ended = new Set<number>();
-  #over = new Set<number>([0]);
+  /** Runs that have ended, as their callers were told. */
+  readonly #ended = new Set<string>();
+  /** The process looks what it finds. */
+  #opening = true;
+  /** What is shown to somebody. */
+  #shown: { id: Buffer; epoch: number; volume: Volume }[] = [];
   #underWay = new Set<Promise<void>>();
   #failure: unknown;
 
@@ -50,15 +86,22 @@ export class WholeSimulation {
     const data = volumeOf(this.random, blocks * blockBytes);
     this.#volume = new SimVolume("sim", data, blockBytes, this.random);
     this.#volume.holes = this.random() < 0.5;
-    this.#file.flushes = !options.withoutFlush;
-    this.#file.onHeader = (header) => {
-      const begins = header.state !== journalState.whole && !this.#generations.has(header.epoch);
-      const ends = header.state === journalState.whole && !this.#over.has(header.epoch);
-      if (begins || ends)
-        this.#demand(this.#volume.cache.equals(this.#volume.medium), "what is whole is on the medium");
-      if (begins) this.#generations.set(header.epoch, Buffer.from(this.#volume.cache));
-      else if (ends) this.#over.add(header.epoch);
-    };
+    this.#keep = oneOf(this.random, policies);
+    this.#spaceBytes = this.random() < 0.2 ? 3 * extentBytes : undefined;
+    this.#disk.flushes = !options.withoutFlush;
+    this.#file.onHeader = (header) => this.#headerWritten(header);
+  }
+
+  /** Somebody tries to write it down. */
+  #headerWritten(header: Header): void {
+    if (this.#opening) return;
+    const known = this.#host.journal.header;
+    const isRecording = ({ state, keeping }: Header) => state !== journalState.whole || keeping;
+    const begins = isRecording(header) && !(isRecording(known) && known.epoch === header.epoch);
+    const ends = header.state === journalState.whole && known.state !== journalState.whole;
+    if (begins || ends)
+      this.#demand(this.#volume.cache.equals(this.#volume.medium), "what is whole is on the medium");
+    if (begins) this.#generations.set(header.epoch, Buffer.from(this.#volume.cache));
   }
 
   async run(steps: number): Promise<void> {
@@ -70,10 +113,15 @@ export class WholeSimulation {
     }
     // At last, everything that went wrong is over.
     await this.#settle();
-    this.#file.full = false;
-    this.#file.failsFlush = false;
+    this.#disk.full = false;
+    this.#disk.failsFlush = false;
+    this.#disk.failsRemoval = false;
     this.#volume.failsFlush = false;
     await this.#drive(this.#rollBack());
+    for (const shown of this.#shown.splice(0)) await shown.volume[Symbol.asyncDispose]();
+    await this.#drive(this.#host.tidy());
+    this.#demand(this.#host.journal.tidy.next() === undefined, "nothing is left that nobody wants");
+    await this.#drive(this.#lookAtAll());
     if (this.#failure !== undefined) throw this.#failure;
   }
 
@@ -104,27 +152,34 @@ export class WholeSimulation {
     this.#volume.orphaned();
     const random = { bytes: (count: number) => bytesOf(this.random, count) };
     const file = this.#file.over(this.#life);
-    const isForeign = async () => false;
+    const layers = this.#layers.over(this.#life);
     const options = {
       path: "sim.journal",
       random,
-      nowMs: () => 1,
-      isForeign,
+      nowMs: () => this.#nowMs,
+      isForeign: async () => false,
+      log: () => {},
       pagesMax: oneOf(this.random, [0, 0, 1, 8]),
+      keep: this.#keep,
+      spaceBytes: this.#spaceBytes,
     };
-    const journal = await this.#drive(this.#opened(() => Journal.open(file, this.#volume, name, options)));
+    this.#opening = true;
+    const journal = await this.#drive(
+      this.#opened(() => Journal.open(file, layers, this.#volume, name, options)),
+    );
+    this.#opening = false;
     if (journal.isOpen) {
-      const { epoch } = journal.header;
-      this.#demand(this.#generations.has(epoch), "an open run was begun");
-      this.#demand(!this.#ended.has(epoch), "a run that has ended is not open");
+      this.#demand(!this.#ended.has(runName(journal.header)), "a run that has ended is not open");
       this.counts.resumed++;
-    } else {
-      // A begin of which the medium knows nothing did not take place; its number is given again.
-      this.#generations.clear();
-      this.#over = new Set([journal.header.epoch]);
     }
+    for (const { head } of journal.chain.points)
+      this.#demand(this.#generations.has(head.epoch), "what is a point was begun");
     const host = new WholeVolume(this.#volume, journal);
     this.#host = this.#options.alter?.(host) ?? host;
+    // What was shown is shown again, before anything is given up.
+    const shown = this.#shown.splice(0);
+    for (const { id } of shown) await this.#drive(this.#show(id));
+    if (this.random() < 0.3) await this.#drive(this.#lookAtAll());
   }
 
   /** A medium that fails is tried again, by an administrator. */
@@ -145,14 +200,7 @@ export class WholeSimulation {
         const known =
           error instanceof SystemError ||
           (error instanceof AgentError &&
-            [
-              "no_space",
-              "io_error",
-              "medium_error",
-              "not_proved",
-              "backup_mismatch",
-              "volume_missing",
-            ].includes(error.code));
+            ["no_space", "io_error", "medium_error", "not_proved", "backup_mismatch"].includes(error.code));
         if (known) this.counts.refused++;
         else this.#failure ??= error;
       })
@@ -179,16 +227,24 @@ export class WholeSimulation {
       else if (kind < 0.4) this.#go(() => host.zero(lba, blocks, { unmap: true }));
       else this.#go(() => host.write(lba, [data]));
     } else if (dice < 0.5) this.#go(() => host.flush());
-    else if (dice < 0.6) this.#go(() => this.#begin());
-    else if (dice < 0.66) this.#go(() => this.#commit());
-    else if (dice < 0.72) this.#go(() => this.#rollBack());
-    else if (dice < 0.8) this.#go(() => this.#view());
-    else if (dice < 0.82) this.#file.full = !this.#file.full;
-    else if (dice < 0.84) this.#file.failsFlush = true;
+    else if (dice < 0.58) this.#go(() => this.#begin());
+    else if (dice < 0.65) this.#go(() => this.#commit());
+    else if (dice < 0.69) this.#go(() => this.#rollBack());
+    else if (dice < 0.74) this.#go(() => this.#view());
+    else if (dice < 0.77) this.#go(() => this.#tidy());
+    else if (dice < 0.79) this.#go(() => this.#show(this.#anyPoint()));
+    else if (dice < 0.81) this.#go(() => this.#withdraw());
+    else if (dice < 0.82) this.#disk.full = !this.#disk.full;
+    else if (dice < 0.84) this.#disk.failsFlush = true;
     else if (dice < 0.86) this.#volume.failsFlush = true;
+    else if (dice < 0.87) this.#disk.failsRemoval = true;
     else if (dice < 0.88) this.#go(() => host.journal.note("say that it is kept", {}));
-    else if (dice < 0.95) await this.#crash();
-    else await this.#settle();
+    else if (dice < 0.94) await this.#crash();
+    else {
+      await this.#settle();
+      await this.#drive(this.#lookAtAll());
+    }
+    this.#nowMs += below(this.random, 3);
   }
 
   async #crash(): Promise<void> {
@@ -199,6 +255,7 @@ export class WholeSimulation {
     if (this.random() < 0.6) {
       this.#volume.powerCut(this.random);
       this.#file.powerCut(this.random);
+      this.#layers.powerCut(this.random);
     }
     await this.#start();
   }
@@ -213,31 +270,80 @@ export class WholeSimulation {
     const before = journal.header;
     await this.#host.commitWhole(this.#run);
     this.counts.commits++;
-    if (before.state === journalState.whole) return;
-    this.#ended.add(before.epoch);
+    if (before.state !== journalState.whole) this.#ended.add(runName(before));
   }
 
   async #rollBack(): Promise<void> {
     const { journal } = this.#host;
-    const { extents } = await this.#host.rollBackWhole();
     const { epoch } = journal.header;
-    if (extents === 0) return;
+    const { extents } = await this.#host.rollBackWhole();
+    if (extents === 0 || journal.header.epoch !== epoch) return;
     this.counts.rollBacks++;
-    this.#ended.add(epoch);
     const generation = this.#generations.get(epoch)!;
+    // Somebody may be about to write.
+    if (journal.isRecording) return;
     this.#demand(this.#volume.cache.equals(generation), "what was rolled back is the last whole generation");
     this.#demand(this.#volume.medium.equals(generation), "and it is on the medium");
   }
 
+  async #tidy(): Promise<void> {
+    const next = this.#host.journal.tidy.next();
+    await this.#host.tidy();
+    if (next) this.counts[next.action === "merge" ? "merges" : "drops"]++;
+  }
+
+  #anyPoint(): Buffer | undefined {
+    const { points } = this.#host.journal.chain;
+    return points.length === 0 || this.random() < 0.3 ? undefined : oneOf(this.random, points).head.id;
+  }
+
+  async #show(id: Buffer | undefined): Promise<void> {
+    const { point, volume } = await new WholePoints(this.#host).open(id);
+    this.#shown.push({ id: point.id, epoch: point.number, volume });
+  }
+
+  async #withdraw(): Promise<void> {
+    const shown = this.#shown.pop();
+    await shown?.volume[Symbol.asyncDispose]();
+  }
+
   async #view(): Promise<void> {
-    if (!this.#host.journal.isOpen) return;
-    const view = new WholeView(this.#host);
-    const generation = this.#generations.get(this.#host.journal.header.epoch)!;
+    const { chain } = this.#host.journal;
+    const shown = this.#shown.at(below(this.random, 2));
+    if (!shown && chain.points.length === 0) return;
+    const layer = oneOf(this.random, chain.points);
+    const [view, epoch] = shown
+      ? [shown.volume, shown.epoch]
+      : [new PointView(this.#volume, chain, layer), layer.head.epoch];
+    await this.#look(view, epoch, "a view").catch((error) => {
+      // It was given up, or withdrawn, meanwhile.
+      const isOver = error instanceof AgentError && error.code === "volume_missing";
+      if (!isOver || (shown && this.#shown.includes(shown))) throw error;
+    });
+  }
+
+  /** Every point that is listed, from end to end. */
+  async #lookAtAll(): Promise<void> {
+    const { chain } = this.#host.journal;
+    for (const layer of chain.points) {
+      const view = new PointView(this.#volume, chain, layer);
+      const buffer = Buffer.alloc(view.geometry.blocks * blockBytes);
+      await view.read(0, buffer);
+      this.counts.points++;
+      const generation = this.#generations.get(layer.head.epoch)!;
+      this.#demand(buffer.equals(generation), `the restore point ${layer.head.epoch} is what it was`);
+    }
+  }
+
+  async #look(view: Volume, epoch: number, what: string): Promise<void> {
     const [lba, blocks] = this.#range();
     const buffer = Buffer.alloc(blocks * blockBytes);
     await view.read(lba, buffer);
     this.counts.views++;
+    const generation = this.#generations.get(epoch)!;
     const right = generation.subarray(lba * blockBytes, (lba + blocks) * blockBytes);
-    this.#demand(buffer.equals(right), `a view shows the last whole generation, at LBA ${lba}`);
+    this.#demand(buffer.equals(right), `${what} shows the volume as it was, at LBA ${lba}`);
   }
 }
+
+const runName = ({ epoch, run }: Header): string => `${epoch} ${run.toString("hex")}`;
