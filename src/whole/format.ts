@@ -181,6 +181,7 @@ const layerLayout = layout({
     id: raw(112, 16),
     set: raw(128, 16),
     generation: u64(144),
+    isPoint: u8(152),
   },
 });
 
@@ -198,6 +199,8 @@ export interface LayerHead {
   readonly id: Buffer;
   /** Which generation of which replication set that was. */
   readonly label: Omit<SetLabel, "handedOut"> | undefined;
+  /** A policy asked for restore points: where none is named later, this one stays. */
+  readonly isPoint: boolean;
 }
 
 export function encodeLayerHead(head: LayerHead): Buffer {
@@ -208,6 +211,7 @@ export function encodeLayerHead(head: LayerHead): Buffer {
     run: head.run,
     volume: head.volume,
     id: head.id,
+    isPoint: head.isPoint ? 1 : 0,
     ...(head.label && { set: head.label.set, generation: BigInt(head.label.generation) }),
   });
   bytes.writeUInt32BE(crc32c(bytes.subarray(4)), 0);
@@ -216,7 +220,7 @@ export function encodeLayerHead(head: LayerHead): Buffer {
 
 export function decodeLayerHead(bytes: Buffer): LayerHead | undefined {
   if (!isOurs(bytes, layerLayout)) return undefined;
-  const { epoch, volumeBytes, madeMs, run, volume, id, set, generation } = layerLayout.decode(bytes);
+  const { epoch, volumeBytes, madeMs, run, volume, id, set, generation, isPoint } = layerLayout.decode(bytes);
   return {
     epoch: Number(epoch),
     volumeBytes: Number(volumeBytes),
@@ -224,6 +228,7 @@ export function decodeLayerHead(bytes: Buffer): LayerHead | undefined {
     run: Buffer.from(run),
     volume: Buffer.from(volume),
     id: Buffer.from(id),
+    isPoint: isPoint === 1,
     label: isNobody(set) ? undefined : { set: Buffer.from(set), generation: Number(generation) },
   };
 }

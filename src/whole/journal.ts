@@ -13,7 +13,7 @@ import { takeImages } from "./extent-images.ts";
 import { extentBytes, type Header, journalState, type LayerHead } from "./format.ts";
 import type { JournalFile, LayerFolder } from "./journal-file.ts";
 import { JournalHeader, journalFailure } from "./journal-header.ts";
-import { type KeepPolicy, keepNone } from "./keep-policy.ts";
+import type { KeepPolicy } from "./keep-policy.ts";
 import { Layer, type LayerOptions } from "./layer.ts";
 import { Tidy } from "./tidy.ts";
 
@@ -34,8 +34,8 @@ export interface JournalOptions {
   readonly isForeign: (found: Header) => Promise<boolean>;
   readonly log: Log;
   readonly pagesMax?: number;
-  /** Which restore points are kept; nothing if absent. */
-  readonly keep?: KeepPolicy | "all";
+  /** Which restore points are kept; absent: those that there are, and no new ones. */
+  readonly keep?: KeepPolicy | undefined;
   /** What they may take. */
   readonly spaceBytes?: number | undefined;
 }
@@ -72,8 +72,7 @@ export class Journal {
     this.#state = state;
     this.#options = options;
     this.chain = chain;
-    const { keep = keepNone, spaceBytes } = options;
-    this.tidy = new Tidy(chain, { policy: keep === "all" ? undefined : keep, spaceBytes });
+    this.tidy = new Tidy(chain, options);
     this.#batchOf(chain.current);
   }
 
@@ -175,16 +174,14 @@ export class Journal {
     return this.isRecording || this.chain.sealed.length > 0 || this.header.madeMs !== 0;
   }
 
+  get #wantsPoints(): boolean {
+    return (this.#options.keep?.length ?? 0) > 0;
+  }
+
   /** What is kept from here on may be shown as a point. */
   get #mayShow(): boolean {
-    const { keep = keepNone } = this.#options;
     const { current, sealed } = this.chain;
-    return (
-      keep === "all" ||
-      keep.length > 0 ||
-      sealed.length > 0 ||
-      (current !== undefined && this.chain.isPinned(current))
-    );
+    return this.#wantsPoints || sealed.length > 0 || (current !== undefined && this.chain.isPinned(current));
   }
 
   /** Others' writes are to be noticed. */
@@ -369,6 +366,7 @@ export class Journal {
       label: isMade ? label : undefined,
       volume,
       id: randomUuid(this.#options.random),
+      isPoint: this.#wantsPoints,
     };
     // The medium may name a layer of that epoch, which is about to be made anew.
     if (!this.isSure) await this.note(doing, {});

@@ -47,18 +47,18 @@ export function parseKeep(text: string): KeepPolicy {
   return rules;
 }
 
-interface Dated {
-  readonly madeMs: number;
-}
-
-/** Those of the points, the oldest first, that a policy wants. */
-export function pointsToKeep<T extends Dated>(policy: KeepPolicy, points: readonly T[]): Set<T> {
+/** Those of the points, the oldest first, that a policy wants; `madeMs`: when one became what it is, ms since 1970. */
+export function pointsToKeep<T>(
+  policy: KeepPolicy,
+  points: readonly T[],
+  madeMs: (point: T) => number,
+): Set<T> {
   const kept = new Set<T>();
   for (const { count, periodMs } of policy) {
     const seen = new Set<number>();
     for (let i = points.length - 1; i >= 0 && seen.size < count; i--) {
       const point = points[i]!;
-      const period = periodMs === undefined ? i : Math.floor((point.madeMs - firstMondayMs) / periodMs);
+      const period = periodMs === undefined ? i : Math.floor((madeMs(point) - firstMondayMs) / periodMs);
       if (seen.has(period)) continue;
       seen.add(period);
       kept.add(point);

@@ -34,8 +34,8 @@ export interface WholeOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
-  /** Which restore points are kept; nothing if absent. */
-  readonly keep?: KeepPolicy | "all" | undefined;
+  /** Which restore points are kept; absent: those that there are, and no new ones. */
+  readonly keep?: KeepPolicy | undefined;
   /** What they may take. */
   readonly keepBytes?: number | undefined;
   /** Last change of the volume by the clock of this host, in ms since 1970; undefined where nobody can tell. */
@@ -96,7 +96,7 @@ export class WholeKeeper implements AsyncDisposable {
         nowMs,
         isForeign,
         log,
-        ...(keep && { keep }),
+        keep,
         spaceBytes: keepBytes,
       });
       const { header } = journal;

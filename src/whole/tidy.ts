@@ -14,8 +14,8 @@ interface Step {
 }
 
 export interface TidyOptions {
-  /** Undefined: every point is kept. */
-  readonly policy?: KeepPolicy | undefined;
+  /** Undefined: points that a policy asked for when they were made are kept. */
+  readonly keep?: KeepPolicy | undefined;
   /** The oldest points are given up where all together take more. */
   readonly spaceBytes?: number | undefined;
 }
@@ -43,23 +43,21 @@ export class Tidy {
 
   /** What is to be done next; undefined if all is as it should be. */
   next(): Step | undefined {
-    const { policy } = this.#options;
+    const { keep } = this.#options;
     const { sealed } = this.#chain;
     const staying = sealed.filter(
       (layer) =>
         this.#chain.isPinned(layer) || !(this.#chain.isCondemned(layer) || this.#redundant.has(layer)),
     );
-    const wanted = policy
-      ? pointsToKeep(
-          policy,
-          staying.map((layer) => ({ layer, madeMs: layer.head.madeMs })),
-        )
-      : undefined;
-    const kept = new Set([...(wanted ?? [])].map(({ layer }) => layer));
+    const kept = new Set(
+      keep
+        ? pointsToKeep(keep, staying, ({ head }) => head.madeMs)
+        : staying.filter(({ head }) => head.isPoint),
+    );
     const [oldest] = sealed;
     if (oldest && this.isOverfull && !this.#chain.isPinned(oldest)) return { layer: oldest, action: "drop" };
     for (const [i, layer] of sealed.entries()) {
-      if (staying.includes(layer) && (!wanted || kept.has(layer) || this.#chain.isPinned(layer))) continue;
+      if (kept.has(layer) || this.#chain.isPinned(layer)) continue;
       const drops = i === 0 || this.#chain.isCondemned(layer) || this.#redundant.has(layer);
       return { layer, action: drops ? "drop" : "merge" };
     }

@@ -21,14 +21,18 @@ import { SimDisk, SimJournalFile, SimLayerFolder } from "./sim-journal.ts";
 const blockBytes = 512;
 const extentBlocks = extentBytes / blockBytes;
 const name = Buffer.alloc(32, 7);
-const policies: readonly (KeepPolicy | "all")[] = [
+const policies: readonly (KeepPolicy | undefined)[] = [
   [],
   [],
   [{ count: 1 }],
   [{ count: 2 }],
   [{ count: 4 }],
   [{ count: 1 }, { count: 2, periodMs: 5 }, { count: 2, periodMs: 20 }],
-  "all",
+  [{ count: 3, periodMs: 20 }],
+  [{ count: 2, periodMs: 50 }],
+  [{ count: 4, periodMs: 30 }],
+  [{ count: 100 }],
+  undefined,
 ];
 const noCounts = {
   writes: 0,
@@ -41,7 +45,6 @@ const noCounts = {
   points: 0,
   merges: 0,
   drops: 0,
-  outside: 0,
 };
 export type SimCounts = typeof noCounts;
 
@@ -59,8 +62,9 @@ export class WholeSimulation {
   readonly #disk = new SimDisk();
   readonly #file = new SimJournalFile(this.#disk);
   readonly #layers = new SimLayerFolder(this.#disk);
-  readonly #keep: KeepPolicy | "all";
+  #keep: KeepPolicy | undefined;
   readonly #spaceBytes: number | undefined;
+  readonly #crashes: number;
   #nowMs = 1;
   readonly #options: SimOptions;
   #life!: Life;
@@ -87,6 +91,7 @@ export class WholeSimulation {
     this.#volume = new SimVolume("sim", data, blockBytes, this.random);
     this.#volume.holes = this.random() < 0.5;
     this.#keep = oneOf(this.random, policies);
+    this.#crashes = oneOf(this.random, [0.88, 0.9, 0.94, 0.96]);
     this.#spaceBytes = this.random() < 0.2 ? 3 * extentBytes : undefined;
     this.#disk.flushes = !options.withoutFlush;
     this.#file.onHeader = (header) => this.#headerWritten(header);
@@ -108,7 +113,7 @@ export class WholeSimulation {
     await this.#start();
     for (let step = 0; step < steps; step++) {
       await this.#act();
-      for (let n = below(this.random, 12); n > 0; n--) await this.#schedule.step();
+      for (let n = below(this.random, 20); n > 0; n--) await this.#schedule.step();
       if (this.#failure !== undefined) throw this.#failure;
     }
     // At last, everything that went wrong is over.
@@ -153,6 +158,8 @@ export class WholeSimulation {
     const random = { bytes: (count: number) => bytesOf(this.random, count) };
     const file = this.#file.over(this.#life);
     const layers = this.#layers.over(this.#life);
+    // Administrators change their minds.
+    if (this.random() < 0.1) this.#keep = oneOf(this.random, policies);
     const options = {
       path: "sim.journal",
       random,
@@ -227,7 +234,8 @@ export class WholeSimulation {
       else if (kind < 0.4) this.#go(() => host.zero(lba, blocks, { unmap: true }));
       else this.#go(() => host.write(lba, [data]));
     } else if (dice < 0.5) this.#go(() => host.flush());
-    else if (dice < 0.58) this.#go(() => this.#begin());
+    else if (dice < 0.55) this.#go(() => this.#begin());
+    else if (dice < 0.6) this.#go(() => this.#wholeRun());
     else if (dice < 0.65) this.#go(() => this.#commit());
     else if (dice < 0.69) this.#go(() => this.#rollBack());
     else if (dice < 0.74) this.#go(() => this.#view());
@@ -239,7 +247,7 @@ export class WholeSimulation {
     else if (dice < 0.86) this.#volume.failsFlush = true;
     else if (dice < 0.87) this.#disk.failsRemoval = true;
     else if (dice < 0.88) this.#go(() => host.journal.note("say that it is kept", {}));
-    else if (dice < 0.94) await this.#crash();
+    else if (dice < this.#crashes) await this.#crash();
     else {
       await this.#settle();
       await this.#drive(this.#lookAtAll());
@@ -265,6 +273,16 @@ export class WholeSimulation {
     await this.#host.beginWhole(this.#run);
   }
 
+  async #wholeRun(): Promise<void> {
+    const host = this.#host;
+    await this.#begin();
+    for (let writes = 1 + below(this.random, 3); writes > 0; writes--) {
+      const [lba, blocks] = this.#range();
+      await host.write(lba, [bytesOf(this.random, blocks * blockBytes)]);
+    }
+    await this.#commit();
+  }
+
   async #commit(): Promise<void> {
     const { journal } = this.#host;
     const before = journal.header;
@@ -287,9 +305,11 @@ export class WholeSimulation {
   }
 
   async #tidy(): Promise<void> {
-    const next = this.#host.journal.tidy.next();
+    const { chain } = this.#host.journal;
+    const before = chain.sealed.length;
+    const merges = this.#host.journal.tidy.next()?.action === "merge";
     await this.#host.tidy();
-    if (next) this.counts[next.action === "merge" ? "merges" : "drops"]++;
+    this.counts[merges ? "merges" : "drops"] += before - chain.sealed.length;
   }
 
   #anyPoint(): Buffer | undefined {
