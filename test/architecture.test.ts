@@ -41,7 +41,7 @@ const floors: Readonly<Record<string, readonly string[]>> = {
 /** Modules of Node that only some places may use. */
 const guarded: Readonly<Record<string, RegExp>> = {
   "node:net": /^(platform\/(tcp|outbox|network-set)|initiator\/connection|target\/(connection|target))\.ts$/,
-  "node:sqlite": /^truth\/sqlite-worker\.ts$/,
+  "node:sqlite": /^truth\/sqlite-connections\.ts$/,
   "node:module": /^platform\/native\.ts$/,
   "node:fs": /^(platform|cli)\//,
   "node:fs/promises":

@@ -67,6 +67,8 @@ export interface AgentErrorOptions {
   cause?: unknown;
   /** The logical block at which it happened, where one is known. */
   lba?: number;
+  /** What else `--json` prints of it. */
+  details?: Readonly<Record<string, unknown>>;
 }
 
 export class AgentError extends Error {
@@ -74,12 +76,14 @@ export class AgentError extends Error {
   readonly code: ErrorCode;
   readonly retry: Retry;
   readonly lba: number | undefined;
+  readonly details: Readonly<Record<string, unknown>> | undefined;
 
   constructor(code: ErrorCode, message: string, options: AgentErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.retry = options.retry ?? "never";
     this.lba = options.lba;
+    this.details = options.details;
   }
 
   get exitStatus(): number {

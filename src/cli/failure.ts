@@ -15,6 +15,7 @@ export function failureOf(error: unknown): Failure {
       message: error.message,
       exitStatus: error.exitStatus,
       ...(error.lba !== undefined && { lba: error.lba }),
+      ...error.details,
     };
   }
   return { code: "internal", message: messageOf(error), exitStatus: exitStatus.internal };

@@ -30,6 +30,8 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   points: async () => (await import("./points.ts")).addPoints,
   scrub: async () => (await import("./scrub.ts")).addScrub,
   set: async () => (await import("./set.ts")).addSet,
+  failover: async () => (await import("./failover.ts")).addFailover,
+  failback: async () => (await import("./failover.ts")).addFailback,
   inquiry: async () => (await import("./inquiry.ts")).addInquiry,
 };
 const called = commands[process.argv[2] ?? ""];

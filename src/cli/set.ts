@@ -1,23 +1,18 @@
 // lunsync set: replication sets, of one source and any number of replicas.
-import { hostname } from "node:os";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import { AgentError, exitStatus } from "../base/errors.ts";
+import { AgentError, exitStatus, messageOf } from "../base/errors.ts";
 import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { systemRandom } from "../platform/random.ts";
-import { leased, type RunResult, runSet } from "../sets/run.ts";
-import { openPostgresStore } from "../truth/postgres-store.ts";
-import { openSqliteStore } from "../truth/sqlite-store.ts";
-import type { Lease, Member, NewMember, SetFacts, TruthStore } from "../truth/store.ts";
+import { byPriority } from "../sets/pass.ts";
+import { disown } from "../sets/points.ts";
+import { runSet } from "../sets/run.ts";
+import type { Member, NewMember, TruthStore } from "../truth/store.ts";
 import { parseExtent } from "./options.ts";
+import { runText, type SetStatus, statusText } from "./set-report.ts";
+import { changing, print, running, type StoreOptions, withStore, withStoreOptions } from "./truth-store.ts";
 import { isScsiAddress, openVolume } from "./volumes.ts";
-
-interface StoreOptions {
-  readonly stateDir?: string;
-  readonly store?: string;
-  readonly json?: boolean;
-}
 
 /** `30%`: 0.3. */
 export function parseShare(text: string): number {
@@ -44,35 +39,6 @@ interface NamedVolume {
   readonly name: string;
   readonly address: string;
 }
-
-const owner = () => `lunsync on ${hostname()}, process ${process.pid}`;
-
-async function withStore<T>(options: StoreOptions, action: (store: TruthStore) => Promise<T>): Promise<T> {
-  const folder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
-  const url = options.store ?? process.env.LUNSYNC_STORE;
-  await using store =
-    url === undefined ? await openSqliteStore(join(folder, "truth.sqlite")) : await openPostgresStore(url);
-  return await action(store);
-}
-
-/** Changes a set while nobody runs it. */
-async function changing(
-  name: string,
-  options: StoreOptions,
-  action: (store: TruthStore, lease: Lease) => Promise<void>,
-): Promise<void> {
-  await withStore(options, async (store) => {
-    const lease = await leased(store, name, owner(), systemClock);
-    try {
-      await action(store, lease);
-    } finally {
-      await lease.release().catch(() => {}); // gone with its set, or runs out by itself
-    }
-  });
-}
-
-const print = (options: StoreOptions, json: unknown, text: string) =>
-  process.stdout.write(options.json ? `${JSON.stringify(json)}\n` : text);
 
 const member = (role: Member["role"], { name, address }: NamedVolume, priority: number): NewMember => ({
   name,
@@ -104,18 +70,7 @@ Examples:
 Exit status of run: 0 every replica holds the generation, 5 one is behind or offline, 2 and more trouble.`,
     );
   const command = (nameAndArguments: string, summary: string) =>
-    set
-      .command(nameAndArguments)
-      .description(summary)
-      .option(
-        "--state-dir <DIR>",
-        "where the truth database is kept (default $STATE_DIRECTORY or /var/lib/lunsync)",
-      )
-      .option(
-        "--store <URL>",
-        "a PostgreSQL server that several hosts share instead (default $LUNSYNC_STORE)",
-      )
-      .option("--json", "print one JSON object");
+    withStoreOptions(set.command(nameAndArguments).description(summary));
 
   command("create <NAME>", "Makes a set. Nothing is read or written until its first run.")
     .requiredOption("--source <VOLUME>", "a path or block device of this host; it is only read")
@@ -126,12 +81,15 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
     )
     .option("--extent <SIZE>", "bytes of an extent, a power of two (default 64K)", parseExtent)
     .option("--max-change <SHARE>", "a run that would change more, such as 30%, stops and asks", parseShare)
+    .option("--adopt", adoptHelp)
     .action(create);
-  command(
+  const adding = command(
     "add-replica <NAME> <REPLICA>",
     "Adds a replica, NAME=VOLUME: the next run brings it all that it lacks.",
-  ).action(async (name: string, text: string, options: StoreOptions) => {
+  ).option("--adopt", adoptHelp);
+  adding.action(async (name: string, text: string, options: StoreOptions & { readonly adopt?: boolean }) => {
     const [replica] = parseReplica(text);
+    if (options.adopt) await disowned(replica!.address);
     await changing(name, options, async (store, lease) => {
       const { members } = await store.set(name);
       checkNames([...members, replica!]);
@@ -149,7 +107,21 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
         (each) => each.role === "replica" && each.name === replica,
       );
       if (!found) throw new AgentError("not_known", `The set "${name}" has no replica "${replica}"`);
+      if ((await store.set(name)).facts.handedOutTo === found.id)
+        throw new AgentError(
+          "usage",
+          `The set "${name}" follows "${replica}" since a failover; "lunsync failback ${name}" ends that`,
+        );
       await store.removeMember(lease, found.id);
+      // Else it would be taken for a replica of this set by whoever it is given to.
+      const problem = await disowned(found.address).then(
+        () => undefined,
+        (error: unknown) => messageOf(error),
+      );
+      if (problem !== undefined)
+        process.stderr.write(
+          `Warning: its host still takes "${replica}" for a replica of "${name}": ${problem}\n`,
+        );
       print(options, { set: name, removed: replica }, `"${replica}" was removed from "${name}"\n`);
     });
   });
@@ -172,7 +144,7 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
   }
   command(
     "priorities <NAME> <REPLICA...>",
-    "Puts replicas in an order: the first is served and asked first.",
+    "Puts replicas in an order, and `source` among them if it is not to be the first: whose changes win by priority.",
   ).action(priorities);
   command("run <NAME>", "Brings every replica that can be reached to what the source holds.")
     .option("--max-change <SHARE>", "for this run instead of the set's own", parseShare)
@@ -203,7 +175,16 @@ function checkNames(members: readonly NamedVolume[]): void {
   }
 }
 
+const adoptHelp = "also volumes that are replicas of another set: they are that no more";
+
+/** The volume is a replica of no set from here on. */
+async function disowned(address: string): Promise<void> {
+  await using volume = await openVolume(address, { writable: true });
+  await disown(volume);
+}
+
 interface CreateOptions extends StoreOptions {
+  readonly adopt?: boolean;
   readonly source: string;
   readonly replica: readonly NamedVolume[];
   readonly extent?: number;
@@ -222,6 +203,7 @@ async function create(name: string, options: CreateOptions): Promise<void> {
     member("source", source, 0),
     ...options.replica.map((each, i) => member("replica", each, i + 1)),
   ];
+  if (options.adopt) for (const { address } of options.replica) await disowned(address);
   await withStore(options, (store) =>
     store.createSet(
       {
@@ -246,56 +228,29 @@ async function create(name: string, options: CreateOptions): Promise<void> {
 async function priorities(name: string, order: readonly string[], options: StoreOptions): Promise<void> {
   await changing(name, options, async (store, lease) => {
     const { members } = await store.set(name);
-    const replicas = members.filter(({ role }) => role === "replica");
     const named = order.map((each) => {
-      const found = replicas.find((replica) => replica.name === each);
-      if (!found) throw new AgentError("not_known", `The set "${name}" has no replica "${each}"`);
+      const found = members.find((member) => member.name === each);
+      if (!found) throw new AgentError("not_known", `The set "${name}" has no "${each}"`);
       return found;
     });
-    const inOrder = [...new Set([...named, ...replicas.sort((a, b) => a.priority - b.priority)])];
+    // The source stands first, unless it is named elsewhere.
+    const source = members.filter((each) => each.role === "source" && !named.includes(each));
+    const inOrder = [...new Set([...source, ...named, ...byPriority(members)])];
     await store.write(lease, async (transaction) => {
-      for (const [i, { id }] of inOrder.entries()) await transaction.updateMember(id, { priority: i + 1 });
+      for (const [i, { id }] of inOrder.entries()) await transaction.updateMember(id, { priority: i });
     });
-    const names = inOrder.map((replica) => replica.name);
+    const names = inOrder.filter((each) => !source.includes(each)).map((each) => each.name);
     print(options, { set: name, priorities: names }, `${names.join("\n")}\n`);
   });
 }
 
 async function run(name: string, options: StoreOptions & { readonly maxChange?: number }): Promise<void> {
-  const interrupted = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM"] as const)
-    process.once(signal, () =>
-      interrupted.abort(
-        new AgentError("interrupted", `It was stopped by ${signal}; the next run goes on there`),
-      ),
-    );
   const result = await withStore(options, (store) =>
-    runSet(name, {
-      store,
-      open: (address, writable) => openVolume(address, { writable, signal: interrupted.signal }),
-      clock: systemClock,
-      random: systemRandom,
-      owner: owner(),
-      maxChange: options.maxChange,
-      signal: interrupted.signal,
-      onNotice: (text) => process.stderr.write(`${text}\n`),
-    }),
+    runSet(name, { ...running(store, "the next run goes on there"), maxChange: options.maxChange }),
   );
-  print(options, result, textOf(result));
+  print(options, result, runText(result));
   const isDone = result.unreadable === 0 && result.replicas.every(({ state }) => state === "in step");
   process.exitCode = isDone ? 0 : exitStatus.incomplete;
-}
-
-function textOf({ generation, extents, changed, unreadable, replicas }: RunResult): string {
-  const lines = [`generation ${generation}: ${changed} of ${extents} extents have changed at the source`];
-  if (unreadable > 0)
-    lines.push(`${unreadable} extents of the source can't be read; they were left as they are`);
-  for (const { name, state, carriedOut, pending, reason } of replicas) {
-    const wrote = carriedOut ? `, ${carriedOut.written} extents written, ${carriedOut.proved} proved` : "";
-    const rest = pending > 0 ? `, ${pending} pending` : "";
-    lines.push(`${name}: ${state}${wrote}${rest}${reason === undefined ? "" : `: ${reason}`}`);
-  }
-  return `${lines.join("\n")}\n`;
 }
 
 async function status(name: string | undefined, options: StoreOptions): Promise<void> {
@@ -303,13 +258,7 @@ async function status(name: string | undefined, options: StoreOptions): Promise<
     const names = name === undefined ? (await store.sets()).map((facts) => facts.name) : [name];
     return Promise.all(names.map((each) => statusOf(store, each)));
   });
-  print(options, { sets: all }, all.map(statusText).join("\n"));
-}
-
-interface SetStatus {
-  readonly facts: SetFacts;
-  readonly holder: { readonly owner: string; readonly untilMs: number } | undefined;
-  readonly members: readonly (Member & { readonly pending: number })[];
+  print(options, { sets: all }, all.map((each) => statusText(each, systemClock.nowMs())).join("\n"));
 }
 
 async function statusOf(store: TruthStore, name: string): Promise<SetStatus> {
@@ -317,18 +266,4 @@ async function statusOf(store: TruthStore, name: string): Promise<SetStatus> {
   const pending = await store.pendingCounts(name);
   const holder = await store.holder(name);
   return { facts, holder, members: members.map((each) => ({ ...each, pending: pending.get(each.id) ?? 0 })) };
-}
-
-function statusText({ facts, holder, members }: SetStatus): string {
-  const isRun = holder !== undefined && holder.untilMs > systemClock.nowMs();
-  const head = `${facts.name}: generation ${facts.generation}${facts.paused ? ", paused" : ""}${isRun ? `, being run by ${holder.owner}` : ""}`;
-  const rows = members.map(({ name, role, address, generation, pending, lastResult, lastRunMs }) => {
-    if (role === "source") return `  source  ${address}`;
-    const state =
-      lastRunMs === undefined
-        ? "was never run"
-        : `generation ${generation}${pending > 0 ? `, ${pending} extents pending` : ""}; ${lastResult} (${new Date(lastRunMs).toISOString()})`;
-    return `  ${name}  ${address}: ${state}`;
-  });
-  return `${[head, ...rows].join("\n")}\n`;
 }

@@ -23,6 +23,8 @@ export interface CarryOutOptions {
   readonly replica: Volume;
   readonly random: Random;
   readonly signal: AbortSignal;
+  /** Called before something is overwritten. */
+  readonly keep?: (lba: number, blocks: number) => Promise<void>;
 }
 
 export interface CarriedOut {
@@ -131,6 +133,7 @@ class Step {
         width: identifierBytes,
       });
       if (!held.values.equals(this.#truthOf(extent))) continue; // the source has gone on
+      await this.#options.keep?.(lba, count);
       if (isZero(data)) await replica.zero(lba, count, { unmap: true }, signal);
       else await replica.write(lba, [data], {}, signal);
       this.#done.written++;

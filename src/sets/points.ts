@@ -1,11 +1,11 @@
 // The sync points of a replication set, as one run finds them: opened, and known to be who they were.
 //
 // Guarantees: nothing is asked of a volume, and nothing written to it, before its UUID is that of the volume that was seen
-// first under this name; who can't be reached, or is somebody else, counts as offline, with the reason. What a replica that
-// is online holds is on its medium.
+// first under this name, and its label, where its host keeps one, is that of a replica of this set that is no newer than the
+// truth and was not handed out. What a replica that is online holds is on its medium.
 import { AgentError, messageOf } from "../base/errors.ts";
 import type { Member, SetFacts } from "../truth/store.ts";
-import type { Volume } from "../volume/volume.ts";
+import type { Geometry, SetLabel, Volume, WholeState } from "../volume/volume.ts";
 
 /** Opens what an address names. @throws AgentError */
 export type OpenVolume = (address: string, writable: boolean) => Promise<Volume>;
@@ -15,7 +15,13 @@ export interface Point {
   /** Undefined: offline, `why` says why. */
   volume: Volume | undefined;
   why: string | undefined;
+  /** A run of ours that had not ended was rolled back there: what it holds otherwise is nobody's writing. */
+  readonly rolledBack: boolean;
+  /** The extent that was the last and shorter one before the volume grew: what is known of it is of its old length. */
+  readonly lengthened: number | undefined;
 }
+
+export type OnlinePoint = Point & { readonly volume: Volume };
 
 /** The sync point is offline from here on. */
 export async function leave(point: Point, why: string): Promise<void> {
@@ -25,43 +31,92 @@ export async function leave(point: Point, why: string): Promise<void> {
   await volume?.[Symbol.asyncDispose]();
 }
 
-/** @throws AgentError for what only the operator can mend: no source, or another one */
-export async function openPoints(
-  facts: SetFacts,
-  members: readonly Member[],
-  open: OpenVolume,
-): Promise<{ source: Point & { volume: Volume }; replicas: Point[] }> {
-  const ours = members.find(({ role }) => role === "source");
-  if (!ours) throw new AgentError("state_damaged", `The set "${facts.name}" has no source`);
-  const volume = await open(ours.address, false);
+export const isOnline = (point: Point): point is OnlinePoint => point.volume !== undefined;
+
+/** The label of a replica of this set. */
+export const labelOf = (
+  { uuid }: Pick<SetFacts, "uuid">,
+  generation: number,
+  handedOut = false,
+): SetLabel => ({
+  set: Buffer.from(uuid, "hex"),
+  generation,
+  handedOut,
+});
+
+/** Opens the sync point that the others are brought to. @throws AgentError for what only the operator can mend */
+export async function openLeader(member: Member, open: OpenVolume, writable = false): Promise<OnlinePoint> {
+  const volume = await open(member.address, writable);
   try {
-    checkIdentity(ours, volume);
-    const replicas = await Promise.all(
-      members.filter(({ role }) => role === "replica").map((member) => openReplica(member, volume, open)),
-    );
-    return { source: { member: ours, volume, why: undefined }, replicas };
+    checkIdentity(member, volume);
+    if (writable) checkWritable(member, volume);
+    return { member, volume, why: undefined, rolledBack: false, lengthened: undefined };
   } catch (error) {
     await volume[Symbol.asyncDispose]();
     throw error;
   }
 }
 
-async function openReplica(member: Member, source: Volume, open: OpenVolume): Promise<Point> {
+/** Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. */
+export async function openFollower(
+  member: Member,
+  leader: Volume,
+  facts: SetFacts,
+  open: OpenVolume,
+): Promise<Point> {
+  if (member.split)
+    return offline(
+      member,
+      'it has gone its own way since a failover, and no run writes to it; "lunsync failback" brings both sides together',
+    );
   let volume: Volume | undefined;
   try {
     volume = await open(member.address, true);
     checkIdentity(member, volume);
-    checkFits(member, volume, source);
+    if (volume.identity.uuid === leader.identity.uuid)
+      throw new AgentError("volume_same", `"${member.address}" is the source itself`);
+    checkWritable(member, volume);
+    const state = await stateOf(volume);
+    checkLabel(member, facts, state?.label);
+    const blocksBefore = volume.geometry.blocks;
+    await matchSize(member, volume, leader.geometry);
     // What a run that died has written and not flushed must not be proved from a cache.
     await volume.flush();
-    return { member, volume, why: undefined };
+    const extentBlocks = facts.extentBytes / leader.geometry.blockBytes;
+    const before = Math.min(blocksBefore, facts.blocks);
+    const grew = before < leader.geometry.blocks && before % extentBlocks !== 0;
+    return {
+      member,
+      volume,
+      why: undefined,
+      rolledBack: member.unsettled && state?.state === "whole",
+      lengthened: grew ? Math.floor(before / extentBlocks) : undefined,
+    };
   } catch (error) {
     await volume?.[Symbol.asyncDispose]();
-    return { member, volume: undefined, why: messageOf(error) };
+    return offline(member, messageOf(error));
   }
 }
 
-function checkIdentity(member: Member, volume: Volume): void {
+export const offline = (member: Member, why: string): Point => ({
+  member,
+  volume: undefined,
+  why,
+  rolledBack: false,
+  lengthened: undefined,
+});
+
+/** Undefined: its host keeps no generations. */
+export async function stateOf(volume: Volume): Promise<WholeState | undefined> {
+  return volume.traits.keepsWhole ? volume.wholeState?.() : undefined;
+}
+
+/** The volume is a replica of no set from here on, as far as its host remembers such things. */
+export async function disown(volume: Volume): Promise<void> {
+  if ((await stateOf(volume))?.label) await volume.labelWhole?.(undefined);
+}
+
+export function checkIdentity(member: Member, volume: Volume): void {
   const { uuid } = volume.identity;
   if (uuid === undefined)
     throw new AgentError(
@@ -76,16 +131,47 @@ function checkIdentity(member: Member, volume: Volume): void {
   );
 }
 
-function checkFits(member: Member, volume: Volume, source: Volume): void {
-  const [ours, theirs] = [source.geometry, volume.geometry];
-  if (volume.identity.uuid === source.identity.uuid)
-    throw new AgentError("volume_same", `"${member.address}" is the source itself`);
-  if (!volume.traits.writable)
+function checkWritable(member: Member, { traits }: Volume): void {
+  if (!traits.writable)
     throw new AgentError("volume_readonly", `Cannot write to "${member.address}": it is read-only`);
-  if (ours.blockBytes === theirs.blockBytes && ours.blocks === theirs.blocks) return;
+}
+
+/** @throws AgentError where the host of a replica knows better than the truth database */
+export function checkLabel(member: Member, facts: SetFacts, label: SetLabel | undefined): void {
+  if (!label) return;
+  const what = `"${member.address}" ("${member.name}")`;
+  if (!label.set.equals(labelOf(facts, 0).set))
+    throw new AgentError(
+      "identity_mismatch",
+      `${what} is a replica of another set, ${label.set.toString("hex")}; "${facts.name}" is ${facts.uuid}. Nothing was written; ` +
+        `if it is to belong to "${facts.name}": lunsync set remove-replica, and add-replica --adopt`,
+    );
+  if (label.handedOut)
+    throw new AgentError(
+      "split_brain",
+      `${what} was handed out by a failover at generation ${label.generation}, which the truth database does not know of: what ` +
+        `was written to it since would be lost. Nothing was written; "lunsync failback ${facts.name}" brings both sides together`,
+    );
+  if (label.generation > facts.generation)
+    throw new AgentError(
+      "replica_newer",
+      `${what} holds generation ${label.generation} of the set, and the truth database knows ${facts.generation} only: it was ` +
+        "restored from an old backup, or another one is in use as well. Nothing was written; if the source is right: " +
+        "lunsync set remove-replica, and add-replica --adopt",
+    );
+}
+
+/** Makes a replica as long as the source, if that has grown. @throws AgentError `size_mismatch` */
+async function matchSize(member: Member, volume: Volume, ours: Geometry): Promise<void> {
+  const theirs = volume.geometry;
+  const isShorter = ours.blockBytes === theirs.blockBytes && theirs.blocks < ours.blocks;
+  // One that has held a generation was as long as the source once, and that has grown. Of another it is not known.
+  if (isShorter && member.generation > 0 && volume.traits.grows) await volume.grow?.(ours.blocks);
+  const { blocks, blockBytes } = volume.geometry;
+  if (ours.blockBytes === blockBytes && ours.blocks === blocks) return;
   throw new AgentError(
     "size_mismatch",
-    `"${member.address}" has ${theirs.blocks} blocks of ${theirs.blockBytes} bytes, the source ${ours.blocks} of ${ours.blockBytes}; ` +
-      'give it the source\'s size ("lunsync sync --grow" does, where it is smaller)',
+    `"${member.address}" has ${blocks} blocks of ${blockBytes} bytes, the source ${ours.blocks} of ${ours.blockBytes}; ` +
+      (blocks < ours.blocks ? "extend it" : "make the source as long, or the replica anew"),
   );
 }

@@ -3,22 +3,42 @@
 // Guarantees: memory is bounded by one piece; the file is unlinked as soon as it is open, so that nothing is left behind,
 // however the process ends.
 import { randomUUID } from "node:crypto";
-import { type FileHandle, open, unlink } from "node:fs/promises";
+import { open, unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
 import { AgentError, messageOf } from "../base/errors.ts";
 
-async function unlinked(): Promise<FileHandle> {
+/** A temporary file; what system calls fail with has a `code`. */
+export interface SpoolFile {
+  write(buffer: Buffer, offset: number, length: number, at: number): Promise<{ bytesWritten: number }>;
+  read(buffer: Buffer, offset: number, length: number, at: number): Promise<unknown>;
+  close(): Promise<void>;
+}
+
+async function unlinked(): Promise<SpoolFile> {
   const path = join(tmpdir(), `lunsync-spool-${randomUUID()}`);
   const file = await open(path, "wx+", 0o600);
   await unlink(path);
   return file;
 }
 
-export class Spool<T> implements AsyncDisposable {
-  #file: FileHandle | undefined;
+/** Takes what was decided, piece by piece. */
+export interface Sink<T> {
+  add(piece: T): Promise<void>;
+}
+
+/** Where only the count matters. */
+export const nowhere: Sink<unknown> = { add: async () => {} };
+
+export class Spool<T> implements Sink<T>, AsyncDisposable {
+  readonly #make: () => Promise<SpoolFile>;
+  #file: SpoolFile | undefined;
   #bytes = 0;
+
+  constructor(make: () => Promise<SpoolFile> = unlinked) {
+    this.#make = make;
+  }
 
   /** @throws AgentError `no_space`, `io_error` */
   async add(piece: T): Promise<void> {
@@ -27,7 +47,7 @@ export class Spool<T> implements AsyncDisposable {
     head.writeUInt32BE(body.length);
     const bytes = Buffer.concat([head, body]);
     try {
-      this.#file ??= await unlinked();
+      this.#file ??= await this.#make();
       for (let done = 0; done < bytes.length; ) {
         const { bytesWritten } = await this.#file.write(bytes, done, bytes.length - done, this.#bytes + done);
         done += bytesWritten;

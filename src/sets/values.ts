@@ -10,7 +10,7 @@ export const valueBytes = 16;
 
 /**
  * Asks a volume for `count` neighbouring extents from `first` on, as many at a time as it takes, past what can't be read.
- * Values come into their places of `values`; the others stay as they are. Returns how many could not be read.
+ * Values come into their places of `values`; the others stay as they are. Returns those that could not be read.
  */
 export async function ask(
   volume: Volume,
@@ -18,15 +18,15 @@ export async function ask(
   count: number,
   values: Buffer,
   question: (first: number, extents: number) => Promise<DigestAnswer>,
-): Promise<number> {
+): Promise<number[]> {
   const width = values.length / count;
-  let unreadable = 0;
+  const unreadable: number[] = [];
   for (let i = 0; i < count; ) {
     const answer = await question(first + i, Math.min(count - i, volume.traits.windowExtentsMax));
     answer.values.copy(values, i * width, 0, answer.extents * width);
     i += answer.extents;
     if (!answer.unreadable) continue;
-    unreadable++;
+    unreadable.push(first + i);
     i++;
   }
   return unreadable;

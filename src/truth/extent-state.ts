@@ -37,7 +37,8 @@ interface Facts {
   readonly equals: "truth" | "sent" | "previous" | "nothing";
 }
 
-const states: Readonly<Record<Action, State>> = {
+/** What somebody has done who did this to a record. */
+export const states: Readonly<Record<Action, State>> = {
   NO_CHANGE: "NO_CHANGE",
   ADD: "ADDED",
   DELETE: "DELETED",

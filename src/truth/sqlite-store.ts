@@ -3,7 +3,7 @@
 // Guarantees:
 // - A transaction that resolved is on the medium: write-ahead log, synchronous=FULL. Whatever dies, the next to open finds
 //   the state after the last transaction that ended, as a whole.
-// - The event loop waits for nothing: the file is open in a thread of its own (sqlite-worker.ts).
+// - The event loop waits for nothing: the file is open in a thread of its own (sqlite-thread.ts).
 // - Folder and file are made so that only their owner can read them. A file that is no truth database, a damaged one or one
 //   of a newer version is refused, and not changed.
 // - Nobody waits for another process for ever: `waitMs`, then `timeout`.
@@ -13,8 +13,8 @@ import { type Clock, systemClock } from "../platform/clock.ts";
 import { makePrivateFile } from "../platform/durable-file.ts";
 import { migrationsFrom, type Row, type Sql, type SqlDatabase, schemaVersion } from "./sql.ts";
 import { SqlStore } from "./sql-store.ts";
-import { agentError, SqliteFailure, SqliteThread } from "./sqlite-thread.ts";
-import type { Side } from "./sqlite-worker.ts";
+import type { Side } from "./sqlite-connections.ts";
+import { agentError, SqliteFailure, type SqliteFile, SqliteThread } from "./sqlite-thread.ts";
 import type { TruthStore } from "./store.ts";
 
 /** "lsTD"; what `file` prints, and how we know our own. */
@@ -32,12 +32,17 @@ const pauseMs = 15;
 const types = { integer: "integer", real: "real", text: "text", bytes: "blob", table: " strict" };
 
 /**
- * The store in the file `path`, which is made, with its folders, where it is missing.
+ * The store in the file `path`, which is made, with its folders, where it is missing. `fileAt` opens it: in a thread of its
+ * own, but for simulations.
  *
  * @throws AgentError `state_damaged`, `usage` (a newer version), `no_space`, `io_error`, `timeout`
  */
-export async function openSqliteStore(path: string, clock: Clock = systemClock): Promise<TruthStore> {
-  return new SqlStore(await SqliteDatabase.open(path, clock));
+export async function openSqliteStore(
+  path: string,
+  clock: Clock = systemClock,
+  fileAt: (path: string) => SqliteFile = (at) => new SqliteThread(at),
+): Promise<TruthStore> {
+  return new SqlStore(await SqliteDatabase.open(path, clock, fileAt));
 }
 
 class SqliteDatabase implements SqlDatabase {
@@ -46,17 +51,21 @@ class SqliteDatabase implements SqlDatabase {
   readonly lock = "";
   readonly lockOrSkip = "";
   readonly oneWriter = true;
-  readonly #thread: SqliteThread;
+  readonly #file: SqliteFile;
   readonly #clock: Clock;
   readonly #turns: Readonly<Record<Side, Semaphore>> = { write: new Semaphore(1), read: new Semaphore(1) };
 
-  private constructor(path: string, thread: SqliteThread, clock: Clock) {
+  private constructor(path: string, file: SqliteFile, clock: Clock) {
     this.name = JSON.stringify(path);
-    this.#thread = thread;
+    this.#file = file;
     this.#clock = clock;
   }
 
-  static async open(path: string, clock: Clock): Promise<SqliteDatabase> {
+  static async open(
+    path: string,
+    clock: Clock,
+    fileAt: (path: string) => SqliteFile,
+  ): Promise<SqliteDatabase> {
     let bytes: number;
     try {
       bytes = await makePrivateFile(path);
@@ -76,12 +85,12 @@ class SqliteDatabase implements SqlDatabase {
         `Cannot open the truth database ${JSON.stringify(path)}: it was cut off, and has ${bytes} bytes; restore it from a ` +
           "backup, or move it away and make the sets again",
       );
-    const thread = new SqliteThread(path);
-    const database = new SqliteDatabase(path, thread, clock);
+    const file = fileAt(path);
+    const database = new SqliteDatabase(path, file, clock);
     try {
       await database.#prepare();
     } catch (error) {
-      await thread.close().catch(() => {});
+      await file.close().catch(() => {});
       throw agentError("open the truth database", database.name, error);
     }
     return database;
@@ -99,7 +108,7 @@ class SqliteDatabase implements SqlDatabase {
   async [Symbol.asyncDispose](): Promise<void> {
     // What is under way ends first; what comes after finds it closed.
     const releases = [await this.#turns.write.acquire(), await this.#turns.read.acquire()];
-    await this.#thread.close();
+    await this.#file.close();
     for (const release of releases) release();
   }
 
@@ -113,13 +122,13 @@ class SqliteDatabase implements SqlDatabase {
     try {
       await this.#begin(side, begin);
       const result = await action({
-        query: (text, parameters = []) => this.#thread.query(side, text, parameters, true),
+        query: (text, parameters = []) => this.#file.query(side, text, parameters, true),
         nowMs: async () => this.#clock.nowMs(),
       });
-      await this.#thread.query(side, "commit", [], true);
+      await this.#file.query(side, "commit", [], true);
       return result;
     } catch (error) {
-      await this.#thread.rollback(side).catch(() => {});
+      await this.#file.rollback(side).catch(() => {});
       throw agentError(what, this.name, error);
     } finally {
       release();
@@ -129,9 +138,9 @@ class SqliteDatabase implements SqlDatabase {
   #begin(side: Side, text: string): Promise<void> {
     return this.#patiently(async () => {
       try {
-        await this.#thread.script(side, text);
+        await this.#file.script(side, text);
       } catch (error) {
-        await this.#thread.rollback(side);
+        await this.#file.rollback(side);
         throw error;
       }
     });
@@ -153,14 +162,14 @@ class SqliteDatabase implements SqlDatabase {
 
   /** Opens both connections, and sees to it that the tables are there. */
   async #prepare(): Promise<void> {
-    const thread = this.#thread;
-    await thread.open("write");
+    const file = this.#file;
+    await file.open("write");
     const ask = (text: string): Promise<readonly Row[]> =>
-      this.#patiently(() => thread.query("write", text, [], false));
+      this.#patiently(() => file.query("write", text, [], false));
     // Before anything is written: whose file is this?
     await this.#begin("write", "begin; select count(*) from sqlite_schema");
     const found = await this.#identity();
-    await thread.rollback("write");
+    await file.rollback("write");
     if (found.tables > 0 && found.application !== applicationId) throw this.#foreign();
     migrationsFrom(found.version, this.name, types);
     await ask("pragma trusted_schema = off");
@@ -176,8 +185,8 @@ class SqliteDatabase implements SqlDatabase {
     await ask("pragma synchronous = full");
     await ask(`pragma journal_size_limit = ${logBytesMax}`);
     await this.#migrate(ask);
-    await thread.open("read");
-    await thread.script(
+    await file.open("read");
+    await file.script(
       "read",
       "pragma trusted_schema = off; pragma cell_size_check = on; pragma query_only = on",
     );
@@ -186,7 +195,7 @@ class SqliteDatabase implements SqlDatabase {
   /** Within a transaction: another process may be making the tables. */
   async #identity() {
     const number = async (text: string): Promise<number> => {
-      const [row] = await this.#thread.query("write", text, [], true);
+      const [row] = await this.#file.query("write", text, [], true);
       return Number(Object.values(row ?? {})[0]);
     };
     return {
@@ -208,9 +217,9 @@ class SqliteDatabase implements SqlDatabase {
         await ask(`pragma application_id = ${applicationId}`);
         await ask(`pragma user_version = ${schemaVersion}`);
       }
-      await this.#thread.script("write", "commit");
+      await this.#file.script("write", "commit");
     } catch (error) {
-      await this.#thread.rollback("write").catch(() => {});
+      await this.#file.rollback("write").catch(() => {});
       throw error;
     }
   }

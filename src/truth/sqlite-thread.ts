@@ -6,7 +6,8 @@
 import { Worker } from "node:worker_threads";
 import { AgentError } from "../base/errors.ts";
 import type { Row, Value } from "./sql.ts";
-import type { Answer, Request, Side } from "./sqlite-worker.ts";
+import type { Side, Work } from "./sqlite-connections.ts";
+import type { Reply, Request } from "./sqlite-worker.ts";
 
 /** What SQLite (or, with code 0, Node) said. */
 export class SqliteFailure extends Error {
@@ -25,9 +26,19 @@ export class SqliteFailure extends Error {
   }
 }
 
-type Omitted<T> = T extends unknown ? Omit<T, "id"> : never;
+/** Where the file is open. One answer for each call, in order. */
+export interface SqliteFile {
+  open(side: Side): Promise<unknown>;
+  /** `within`: only while a transaction is open on this side. @throws SqliteFailure */
+  query(side: Side, text: string, parameters: readonly Value[], within: boolean): Promise<readonly Row[]>;
+  /** Statements without parameters or results. */
+  script(side: Side, text: string): Promise<unknown>;
+  /** Also where no transaction is open. */
+  rollback(side: Side): Promise<unknown>;
+  close(): Promise<void>;
+}
 
-export class SqliteThread {
+export class SqliteThread implements SqliteFile {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, PromiseWithResolvers<readonly Row[]>>();
   #last = 0;
@@ -37,7 +48,7 @@ export class SqliteThread {
     // Tests run the sources as they are.
     const file = import.meta.url.endsWith(".ts") ? "./sqlite-worker.ts" : "./sqlite-worker.js";
     this.#worker = new Worker(new URL(file, import.meta.url), { workerData: { path } });
-    this.#worker.on("message", (answer: Answer) => this.#answered(answer));
+    this.#worker.on("message", (answer: Reply) => this.#answered(answer));
     this.#worker.on("error", (error) => this.#died(error));
     this.#worker.on("exit", () => this.#died(new Error("the thread of the database has ended")));
     this.#worker.unref();
@@ -47,17 +58,14 @@ export class SqliteThread {
     return this.#ask({ does: "open", side });
   }
 
-  /** `within`: only while a transaction is open on this side. */
   query(side: Side, text: string, parameters: readonly Value[], within: boolean): Promise<readonly Row[]> {
     return this.#ask({ does: "query", side, text, parameters, within });
   }
 
-  /** Statements without parameters or results. */
   script(side: Side, text: string): Promise<unknown> {
     return this.#ask({ does: "script", side, text });
   }
 
-  /** Also where no transaction is open. */
   rollback(side: Side): Promise<unknown> {
     return this.#ask({ does: "rollback", side });
   }
@@ -70,17 +78,17 @@ export class SqliteThread {
     }
   }
 
-  #ask(request: Omitted<Request>): Promise<readonly Row[]> {
+  #ask(work: Work): Promise<readonly Row[]> {
     if (this.#dead) return Promise.reject(this.#dead);
     const id = ++this.#last;
     const waiting = Promise.withResolvers<readonly Row[]>();
     this.#waiting.set(id, waiting);
     this.#worker.ref();
-    this.#worker.postMessage({ ...request, id });
+    this.#worker.postMessage({ ...work, id } satisfies Request);
     return waiting.promise;
   }
 
-  #answered({ id, rows, failed }: Answer): void {
+  #answered({ id, rows, failed }: Reply): void {
     const waiting = this.#waiting.get(id)!;
     this.#waiting.delete(id);
     if (this.#waiting.size === 0) this.#worker.unref();

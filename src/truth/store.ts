@@ -56,7 +56,7 @@ export interface Member {
   readonly lastRunMs: number | undefined;
   /**
    * What it holds may have gone another way than the truth since a failover, and competes with the truth as a whole: no run
-   * writes to it before a failback has settled that. It has no entries.
+   * writes to it before a failback has settled that. Its entries begin there: they say where the truth has gone on since.
    */
   readonly split: boolean;
   /** A run has begun to write to it and has not ended: it may be rolled back to what it held before. */

@@ -10,7 +10,19 @@ const run = promisify(execFile);
 const top = join(import.meta.dirname, "../..");
 const launcher = join(top, "bin/lunsync");
 const manual = join(top, "man");
-const commands = ["serve", "compare", "sync", "undo", "rollback", "points", "scrub", "set", "inquiry"];
+const commands = [
+  "serve",
+  "compare",
+  "sync",
+  "undo",
+  "rollback",
+  "points",
+  "scrub",
+  "set",
+  "failover",
+  "failback",
+  "inquiry",
+];
 
 const source = (page: string) => readFile(join(manual, `${page}.1`), "utf8");
 const pageOf = (command: string) => (command === "" ? "lunsync" : `lunsync-${command}`);

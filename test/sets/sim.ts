@@ -3,8 +3,9 @@
 // goes on changing. Engine, rules and database are the real ones.
 import { AgentError } from "../../src/base/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
+import type { RunResult } from "../../src/sets/pass.ts";
 import type { OpenVolume } from "../../src/sets/points.ts";
-import { type RunResult, runSet } from "../../src/sets/run.ts";
+import { runSet } from "../../src/sets/run.ts";
 import type { NewMember, TruthStore } from "../../src/truth/store.ts";
 import type { VolumeIdentity } from "../../src/volume/volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
@@ -60,7 +61,15 @@ export async function made(random: () => number, store: TruthStore): Promise<Wor
     (_, i) => new NamedVolume(`replica-${i}`, random() < 0.5 ? data : contents()),
   );
   await store.createSet(
-    { name, uuid: "00", extentBytes, blockBytes: 0, digest: "sha256", maxChange: undefined, createdMs: 0 },
+    {
+      name,
+      uuid: "01".repeat(16),
+      extentBytes,
+      blockBytes: 0,
+      digest: "sha256",
+      maxChange: undefined,
+      createdMs: 0,
+    },
     [source, ...replicas].map(memberOf),
   );
   return { random, store, source, replicas, offline: new Set() };

@@ -1,0 +1,308 @@
+// Failback: what has gone its own way since a failover is brought together again, and the set follows its source, or
+// whoever the operator makes that.
+//
+// Guarantees: nothing is written before it is known what each side has changed since they parted; where both have, nothing is
+// written unless the operator says whose way it goes. What is overwritten of a side that had changes of its own is kept first.
+// The set follows the new side only when that was proved to hold all of the truth, and the other has not changed meanwhile.
+// Who is cut off in the middle does it again.
+import { AgentError } from "../base/errors.ts";
+import type { Member } from "../truth/store.ts";
+import { gather, type Side, type Tally } from "./gather.ts";
+import { whileLeased } from "./lease.ts";
+import {
+  byPriority,
+  close,
+  type HeldSet,
+  type Keep,
+  type PassOptions,
+  pass,
+  type RunResult,
+  type SetOptions,
+  shapeOf,
+} from "./pass.ts";
+import { labelOf, type OnlinePoint, openFollower, openLeader, type Point, stateOf } from "./points.ts";
+import { leaderOf } from "./run.ts";
+import { nowhere } from "./spool.ts";
+import { type ConflictReport, conflictReport, type Preference, type Verdict, verdictOn } from "./verdict.ts";
+
+export interface FailBackOptions extends SetOptions, Preference {
+  /** The member that the set follows afterwards; the source if it is left out. */
+  readonly to: string | undefined;
+  readonly keep: Keep;
+}
+
+export interface FailedBack {
+  readonly set: string;
+  /** Whom the set follows now. */
+  readonly source: string;
+  /** What each side had changed, and who had his way; undefined where nobody had gone his own way. */
+  readonly settled: (ConflictReport & { readonly winner: string; readonly mixed: boolean }) | undefined;
+  /** The last run; undefined: there was nothing to do. */
+  readonly run: RunResult | undefined;
+}
+
+/** Runs until nothing changes any more: what is written to the side that was handed out meanwhile must not be lost. */
+const passesMax = 4;
+
+/** @throws ConflictError, AgentError */
+export async function failBack(name: string, options: FailBackOptions): Promise<FailedBack> {
+  return whileLeased(name, options, async (lease, signal) => {
+    const { facts, members } = await options.store.set(name);
+    const set: HeldSet = { ...options, signal, lease, facts };
+    return new FailBack(set, members, options).go();
+  });
+}
+
+class FailBack {
+  #set: HeldSet;
+  #members: readonly Member[];
+  readonly #options: FailBackOptions;
+  #settled: FailedBack["settled"];
+
+  constructor(set: HeldSet, members: readonly Member[], options: FailBackOptions) {
+    this.#set = set;
+    this.#members = members;
+    this.#options = options;
+  }
+
+  async go(): Promise<FailedBack> {
+    const target = this.#target();
+    const rival = await this.#rival(target);
+    const { handedOutTo } = this.#set.facts;
+    const isThere = handedOutTo === undefined && target.role === "source";
+    if (!rival && isThere)
+      return { set: this.#name, source: target.name, settled: undefined, run: undefined };
+    let run: RunResult | undefined;
+    for (let passes = 0; passes < passesMax; passes++) {
+      const last = await this.#pass(target.name, passes === 0 ? rival : undefined);
+      run = run ? together(run, last.run) : last.run;
+      await this.#refresh();
+      if (last.isThere) return { set: this.#name, source: target.name, settled: this.#settled, run };
+      const found = run.replicas.find((replica) => replica.name === target.name);
+      if (found && found.state !== "in step") {
+        throw new AgentError(
+          "not_whole",
+          `"${target.name}" could not be brought to the truth (${found.state}: ${found.reason ?? `${found.pending} extents pending`}); ` +
+            `the set goes on following "${leaderOf(this.#set.facts, this.#members).name}". Run the failback again`,
+        );
+      }
+    }
+    throw new AgentError(
+      "volume_in_use",
+      `"${leaderOf(this.#set.facts, this.#members).name}" goes on being written to: stop who uses it, and run the failback again`,
+    );
+  }
+
+  get #name(): string {
+    return this.#set.facts.name;
+  }
+
+  async #refresh(): Promise<void> {
+    const { facts, members } = await this.#set.store.set(this.#name);
+    this.#set = { ...this.#set, facts };
+    this.#members = members;
+  }
+
+  #target(): Member {
+    const { to } = this.#options;
+    const found = this.#members.find(({ role, name }) =>
+      to === undefined ? role === "source" : name === to,
+    );
+    if (!found) throw new AgentError("not_known", `The set "${this.#name}" has no member "${to}"`);
+    return found;
+  }
+
+  /** Who has gone his own way, and can be brought together with the others now: the target first. */
+  async #rival(target: Member): Promise<Member | undefined> {
+    if (target.split) return target;
+    const leader = leaderOf(this.#set.facts, this.#members);
+    const others = byPriority(this.#members).filter((each) => each !== leader && each !== target);
+    const { handedOutTo } = this.#set.facts;
+    // Whoever is the set's no more, and the set follows the target already, is brought back by the next failback.
+    return (
+      others.find((each) => each.split && (handedOutTo === undefined || target === leader)) ??
+      this.#handedOut(others)
+    );
+  }
+
+  /** A replica that its host has handed out, without the truth database. */
+  async #handedOut(members: readonly Member[]): Promise<Member | undefined> {
+    for (const member of members.filter(({ role, split }) => role === "replica" && !split)) {
+      try {
+        await using volume = await this.#set.open(member.address, false);
+        if ((await stateOf(volume))?.label?.handedOut) return member;
+      } catch (error) {
+        if (!(error instanceof AgentError)) throw error; // who is offline is no rival now
+      }
+    }
+    return undefined;
+  }
+
+  /** One pass, with a rival the first time; says whether the set follows the target now. */
+  async #pass(to: string, rival: Member | undefined): Promise<{ run: RunResult; isThere: boolean }> {
+    const { open } = this.#set;
+    const points: Point[] = [];
+    try {
+      const leader = await openLeader(leaderOf(this.#set.facts, this.#members), open, true);
+      points.push(leader);
+      const opposed = rival && (await this.#openRival(rival, to));
+      if (opposed) points.push(opposed);
+      const rest = byPriority(this.#members).filter(
+        ({ id }) => id !== leader.member.id && id !== opposed?.member.id,
+      );
+      const followers = await Promise.all(
+        rest.map((member) => openFollower(member, leader.volume, this.#set.facts, open)),
+      );
+      points.push(...followers);
+      return await this.#bring(to, leader, opposed, followers);
+    } finally {
+      await close(points);
+    }
+  }
+
+  /** Undefined: it can't be reached, and need not be: it goes on having its own way. */
+  async #openRival(rival: Member, to: string): Promise<OnlinePoint | undefined> {
+    try {
+      return await openLeader(rival, this.#set.open, true);
+    } catch (error) {
+      if (rival.name === to || !(error instanceof AgentError)) throw error;
+      this.#set.onNotice(`Warning: "${rival.name}" stays as it is, and on its own: ${error.message}`);
+      return undefined;
+    }
+  }
+
+  async #bring(
+    to: string,
+    leader: OnlinePoint,
+    rival: OnlinePoint | undefined,
+    followers: readonly Point[],
+  ): Promise<{ run: RunResult; isThere: boolean }> {
+    await leader.volume.flush();
+    await rival?.volume.flush();
+    const verdict = rival && (await this.#judge(leader, rival));
+    const sides: Side[] = [{ point: leader, taken: true, restates: false }];
+    if (rival && verdict) {
+      const { winner, mixed } = verdict;
+      sides[0] = { point: leader, taken: winner === "leader" || mixed, restates: false };
+      const other = {
+        point: rival,
+        taken: winner === "rival" || mixed,
+        restates: winner === "rival" && !mixed,
+      };
+      if (winner === "rival") sides.unshift(other);
+      else sides.push(other);
+    }
+    const rivalWins = verdict?.winner === "rival" && !verdict.mixed;
+    const options: PassOptions = {
+      check: async (tally) => {
+        checkLosses(tally, sides, verdict);
+        // From here on nobody else is to write to either.
+        for (const point of [leader, rival]) if (point) await this.#takeBack(point);
+      },
+      keep: this.#options.keep,
+      alsoWrite: async (transaction) => {
+        if (rival) await transaction.updateMember(rival.member.id, { split: false });
+        // It holds all of the truth at this instant; the one that was handed out follows it from here on.
+        if (rival && rivalWins) await this.#follow(transaction, rival.member);
+      },
+    };
+    const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
+    await this.#refresh();
+    return { run, isThere: await this.#end(to, run) };
+  }
+
+  /** The set follows the target if that holds all of the truth, and nobody has changed it meanwhile. */
+  async #end(to: string, run: RunResult): Promise<boolean> {
+    const { facts, store, lease } = this.#set;
+    const target = this.#members.find(({ name }) => name === to)!;
+    const leads = leaderOf(facts, this.#members).id === target.id;
+    const result = run.replicas.find((replica) => replica.name === to);
+    const isQuiet = run.changed === 0 && result?.state === "in step" && result.carriedOut?.written === 0;
+    if (!leads && !isQuiet) return false;
+    await store.write(lease, (transaction) => this.#follow(transaction, target));
+    return true;
+  }
+
+  async #follow(
+    transaction: Parameters<NonNullable<PassOptions["alsoWrite"]>>[0],
+    target: Member,
+  ): Promise<void> {
+    await transaction.updateSet({ handedOutTo: target.role === "source" ? undefined : target.id });
+    if (target.name !== this.#target().name || target.role === "source") return;
+    // For good: the old source is a replica from here on.
+    const old = this.#members.find(({ role }) => role === "source")!;
+    await transaction.updateMember(old.id, { role: "replica" });
+    await transaction.updateMember(target.id, { role: "source" });
+    await transaction.updateSet({ handedOutTo: undefined });
+  }
+
+  /** Finds out what each has changed. @throws ConflictError */
+  async #judge(leader: OnlinePoint, rival: OnlinePoint): Promise<Verdict> {
+    const { store, facts, random, signal } = this.#set;
+    const shape = shapeOf(facts, leader);
+    if (
+      rival.volume.geometry.blocks !== shape.blocks ||
+      rival.volume.geometry.blockBytes !== shape.blockBytes
+    )
+      throw new AgentError(
+        "size_mismatch",
+        `"${rival.member.address}" has ${rival.volume.geometry.blocks} blocks, "${leader.member.address}" ${shape.blocks}: make them ` +
+          "as long as each other first. Nothing was written",
+      );
+    const plain = (point: OnlinePoint): Side => ({ point, taken: true, restates: false });
+    const question = { set: facts.name, store, shape, followers: [], dropped: [], random, signal };
+    const { map } = await gather({ ...question, sides: [plain(leader), plain(rival)] }, nowhere);
+    // What both held when they parted is known from the failover; or if the rival was whole then, and handed out as that.
+    const label = (await stateOf(rival.volume))?.label;
+    const wasWhole = !rival.member.unsettled && label?.generation === rival.member.generation;
+    const rivals = {
+      leader: leader.member,
+      rival: rival.member,
+      map,
+      baseUnknown: !rival.member.split && !wasWhole,
+    };
+    const verdict = verdictOn(rivals, this.#options);
+    const winner = verdict.winner === "leader" ? leader : rival;
+    this.#settled = { ...conflictReport(rivals), winner: winner.member.name, mixed: verdict.mixed };
+    return verdict;
+  }
+
+  /** It is the set's again. */
+  async #takeBack({ volume }: OnlinePoint): Promise<void> {
+    const state = await stateOf(volume);
+    if (state?.label?.handedOut)
+      await volume.labelWhole?.(labelOf(this.#set.facts, state.label.generation), this.#set.signal);
+  }
+}
+
+/** What two passes have done, and how it is after the later one. */
+function together(before: RunResult, now: RunResult): RunResult {
+  const replicas = now.replicas.map((replica) => {
+    const was = before.replicas.find(({ name }) => name === replica.name);
+    const [one, other] = [was?.carriedOut, replica.carriedOut];
+    if (!one || !other)
+      return { ...replica, carriedOut: other ?? one, strayed: replica.strayed ?? was?.strayed };
+    const sum = {
+      written: one.written + other.written,
+      bytes: one.bytes + other.bytes,
+      proved: one.proved + other.proved,
+    };
+    return { ...replica, carriedOut: { ...other, ...sum }, strayed: replica.strayed ?? was?.strayed };
+  });
+  const gone = before.replicas.filter(({ name }) => now.replicas.every((replica) => replica.name !== name));
+  return { ...now, changed: before.changed + now.changed, replicas: [...replicas, ...gone] };
+}
+
+/** @throws AgentError `split_brain` for changes that were made after it was decided that there are none */
+function checkLosses(tally: Tally, sides: readonly Side[], verdict: Verdict | undefined): void {
+  if (!verdict || verdict.mayLose) return;
+  for (const { point } of sides) {
+    const lost = tally.lost.of(point.member.id);
+    if (lost)
+      throw new AgentError(
+        "split_brain",
+        `"${point.member.name}" was written to while both sides were compared: stop who uses it, and run the failback again. ` +
+          "Nothing was written",
+      );
+  }
+}

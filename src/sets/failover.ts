@@ -1,0 +1,155 @@
+// Failover: a replica is handed out, to be written to, at its last whole generation.
+//
+// Guarantees: what is handed out is one whole generation: a run that is open there is rolled back first, and a replica that
+// can't be is refused. From the transaction on that notes it, the set follows that replica, and no run writes to it, or to the
+// source that was left: whatever that has of its own since then is settled by a failback, and by nothing else. Who is
+// cut off in the middle does it again.
+import { AgentError } from "../base/errors.ts";
+import type { Member, SetFacts } from "../truth/store.ts";
+import type { RolledBack, SetLabel, Volume } from "../volume/volume.ts";
+import { whileLeased } from "./lease.ts";
+import { byPriority, type HeldSet, type SetOptions, settle } from "./pass.ts";
+import { checkLabel, labelOf, type OnlinePoint, offline, openLeader, stateOf } from "./points.ts";
+import { leaderOf } from "./run.ts";
+
+export interface FailOverOptions extends SetOptions {
+  readonly replica: string;
+  /** Also a replica that is a mixture of two generations, and one that others wrote to while a run was open. */
+  readonly force: boolean;
+}
+
+export interface FailedOver {
+  readonly set: string;
+  readonly replica: string;
+  readonly address: string;
+  /** The truth's number of what the replica holds. */
+  readonly generation: number;
+  /** The generation of the source that this is, as far as it is known. */
+  readonly holds: number;
+  /** Extents in which it differs from what the source was last known to hold. */
+  readonly behind: number;
+  /** What an open run had overwritten, and was put back. */
+  readonly rolledBack: RolledBack | undefined;
+  /** It was handed out already. */
+  readonly already: boolean;
+}
+
+/** @throws AgentError `not_whole`, `not_known`, and what opening the replica throws */
+export async function failOver(name: string, options: FailOverOptions): Promise<FailedOver> {
+  return whileLeased(name, options, async (lease, signal) => {
+    const { facts, members } = await options.store.set(name);
+    const set: HeldSet = { ...options, signal, lease, facts };
+    const member = members.find(({ role, name: its }) => role === "replica" && its === options.replica);
+    if (!member) throw new AgentError("not_known", `The set "${name}" has no replica "${options.replica}"`);
+    if (facts.generation === 0)
+      throw new AgentError(
+        "not_whole",
+        `The set "${name}" was never run: "${member.name}" holds nothing of it`,
+      );
+    const point = await openLeader(member, options.open, true);
+    try {
+      return await handOut(set, members, point, options.force);
+    } finally {
+      await point.volume[Symbol.asyncDispose]();
+    }
+  });
+}
+
+async function handOut(
+  set: HeldSet,
+  members: readonly Member[],
+  point: OnlinePoint,
+  force: boolean,
+): Promise<FailedOver> {
+  const { facts } = set;
+  const { member } = point;
+  if (facts.handedOutTo === member.id) {
+    await label(set, point, facts.generation);
+    return {
+      ...about(set, member),
+      generation: facts.generation,
+      behind: 0,
+      rolledBack: undefined,
+      already: true,
+    };
+  }
+  const rolledBack = await makeWhole(set, point, force);
+  const left = leaderOf(facts, members);
+  const others = members.filter((each) => each !== member && each !== left);
+  const { generation, tally } = await settle(
+    set,
+    {
+      sides: [{ point, taken: true, restates: true }],
+      followers: byPriority(others).map((each) => offline(each, "a failover asks nobody else")),
+      dropped: [left.id],
+    },
+    {
+      alsoWrite: async (transaction, now) => {
+        await transaction.updateSet({ handedOutTo: member.id });
+        await transaction.updateMember(left.id, { split: true, unsettled: false });
+        await transaction.updateMember(member.id, {
+          generation: now,
+          split: false,
+          unsettled: false,
+          lastResult: "handed out",
+          lastRunMs: set.clock.nowMs(),
+        });
+      },
+    },
+  );
+  await label(set, point, generation);
+  const behind = tally.map.of("first").count;
+  return { ...about(set, member), generation, behind, rolledBack, already: false };
+}
+
+const about = ({ facts }: HeldSet, member: Member) => ({
+  set: facts.name,
+  replica: member.name,
+  address: member.address,
+  holds: member.generation,
+});
+
+/** Its host remembers it too, so that nobody who does not know the truth database writes to it. */
+async function label({ facts, signal }: HeldSet, { volume }: OnlinePoint, generation: number): Promise<void> {
+  if (volume.traits.keepsWhole) await volume.labelWhole?.(labelOf(facts, generation, true), signal);
+}
+
+/** @throws AgentError `not_whole` where it is a mixture, and can't be returned to one generation */
+async function makeWhole(
+  { facts, signal }: HeldSet,
+  { member, volume }: OnlinePoint,
+  force: boolean,
+): Promise<RolledBack | undefined> {
+  const state = await stateOf(volume);
+  // One that was handed out by its host alone is what it is; the set follows it from here on.
+  if (!state?.label?.handedOut) checkLabel(member, facts, state?.label);
+  if (state?.state === "open") return volume.rollBackWhole!({ force }, signal);
+  const isWhole = member.generation > 0 && !member.unsettled;
+  if (state || isWhole || force) return undefined;
+  throw new AgentError(
+    "not_whole",
+    `"${member.address}" ("${member.name}") is no whole generation: a run has written to it and not ended, and its host keeps no ` +
+      "before-images (serve --lun PATH,whole does). Run the set again while the source is there; --force hands it out as it is",
+  );
+}
+
+/**
+ * Hands a replica out where the truth database is lost or away: only its own host remembers that. Whoever runs the set later
+ * finds it, and refuses to write to it before a failback. @throws AgentError `not_whole`
+ */
+export async function handOutAlone(
+  volume: Volume,
+  force: boolean,
+): Promise<SetLabel & { readonly rolledBack: RolledBack | undefined }> {
+  const state = await stateOf(volume);
+  if (!state?.label)
+    throw new AgentError(
+      "not_whole",
+      `Cannot hand out "${volume.name}": its host does not know it for a replica of a set that it keeps whole generations of ` +
+        "(serve --lun PATH,whole does, from the set's first run on). It can be used as it is, if that is known to be right",
+    );
+  const rolledBack = state.state === "open" ? await volume.rollBackWhole!({ force }) : undefined;
+  const label = { ...state.label, handedOut: true };
+  await volume.labelWhole!(label);
+  return { ...label, rolledBack };
+}
