@@ -45,8 +45,42 @@ const noCounts = {
   points: 0,
   merges: 0,
   drops: 0,
+  grown: 0,
 };
 export type SimCounts = typeof noCounts;
+
+/** How often what happens. */
+const usual = {
+  write: 42,
+  flush: 8,
+  begin: 5,
+  wholeRun: 5,
+  commit: 5,
+  rollBack: 4,
+  view: 5,
+  tidy: 3,
+  show: 2,
+  withdraw: 2,
+  grow: 1,
+  full: 1,
+  failsFlush: 2,
+  volumeFailsFlush: 2,
+  failsRemoval: 1,
+  note: 1,
+  crash: 6,
+  look: 6,
+};
+type Action = keyof typeof usual;
+const weights: readonly (typeof usual)[] = [
+  usual,
+  { ...usual, crash: 1 },
+  // Many points, and disks on which they can't be given up.
+  { ...usual, write: 10, wholeRun: 25, tidy: 25, failsRemoval: 10, crash: 6 },
+  // Points that are shown and withdrawn while others are merged into them.
+  { ...usual, write: 15, wholeRun: 20, tidy: 20, show: 15, withdraw: 12, view: 15, crash: 2 },
+  // A journal of which nobody knows what the medium says.
+  { ...usual, write: 10, begin: 20, rollBack: 8, failsFlush: 15, note: 5, crash: 15 },
+];
 
 export interface SimOptions {
   /** The before-images are never flushed: a program that does so must be found out. */
@@ -64,7 +98,7 @@ export class WholeSimulation {
   readonly #layers = new SimLayerFolder(this.#disk);
   #keep: KeepPolicy | undefined;
   readonly #spaceBytes: number | undefined;
-  readonly #crashes: number;
+  readonly #weights: typeof usual;
   #nowMs = 1;
   readonly #options: SimOptions;
   #life!: Life;
@@ -72,6 +106,8 @@ export class WholeSimulation {
   #run: Buffer = Buffer.alloc(16);
   /** What the volume held when a layer was begun, by its epoch. */
   readonly #generations = new Map<number, Buffer>();
+  /** What it held when a run was begun that is kept in a layer. */
+  readonly #starts = new Map<number, Buffer>();
   /** Runs that have ended, as their callers were told. */
   readonly #ended = new Set<string>();
   /** The process looks what it finds. */
@@ -91,7 +127,7 @@ export class WholeSimulation {
     this.#volume = new SimVolume("sim", data, blockBytes, this.random);
     this.#volume.holes = this.random() < 0.5;
     this.#keep = oneOf(this.random, policies);
-    this.#crashes = oneOf(this.random, [0.88, 0.9, 0.94, 0.96]);
+    this.#weights = oneOf(this.random, weights);
     this.#spaceBytes = this.random() < 0.2 ? 3 * extentBytes : undefined;
     this.#disk.flushes = !options.withoutFlush;
     this.#file.onHeader = (header) => this.#headerWritten(header);
@@ -107,6 +143,8 @@ export class WholeSimulation {
     if (begins || ends)
       this.#demand(this.#volume.cache.equals(this.#volume.medium), "what is whole is on the medium");
     if (begins) this.#generations.set(header.epoch, Buffer.from(this.#volume.cache));
+    if (header.state !== journalState.whole && known.state === journalState.whole)
+      this.#starts.set(header.epoch, Buffer.from(this.#volume.cache));
   }
 
   async run(steps: number): Promise<void> {
@@ -216,16 +254,29 @@ export class WholeSimulation {
     this.#underWay.add(going);
   }
 
-  #range(): [lba: number, blocks: number] {
-    const { blocks } = this.#volume.geometry;
+  #range(blocks = this.#volume.geometry.blocks): [lba: number, blocks: number] {
     const count = Math.min(blocks, oneOf(this.random, [1, 3, 50, extentBlocks, 2 * extentBlocks + 5]));
     return [below(this.random, blocks - count + 1), count];
   }
 
   async #act(): Promise<void> {
-    const host = this.#host;
-    const dice = this.random();
-    if (dice < 0.42) {
+    await this.#actions[this.#next()]();
+    this.#nowMs += below(this.random, 3);
+  }
+
+  #next(): Action {
+    const all = Object.entries(this.#weights) as [Action, number][];
+    let left = this.random() * all.reduce((sum, [, weight]) => sum + weight, 0);
+    for (const [action, weight] of all) {
+      if (left < weight) return action;
+      left -= weight;
+    }
+    return "look";
+  }
+
+  readonly #actions: Readonly<Record<Action, () => unknown>> = {
+    write: () => {
+      const host = this.#host;
       const [lba, blocks] = this.#range();
       this.counts.writes++;
       const data = bytesOf(this.random, blocks * blockBytes);
@@ -233,26 +284,42 @@ export class WholeSimulation {
       if (kind < 0.2) host.writeNow(lba, [data]);
       else if (kind < 0.4) this.#go(() => host.zero(lba, blocks, { unmap: true }));
       else this.#go(() => host.write(lba, [data]));
-    } else if (dice < 0.5) this.#go(() => host.flush());
-    else if (dice < 0.55) this.#go(() => this.#begin());
-    else if (dice < 0.6) this.#go(() => this.#wholeRun());
-    else if (dice < 0.65) this.#go(() => this.#commit());
-    else if (dice < 0.69) this.#go(() => this.#rollBack());
-    else if (dice < 0.74) this.#go(() => this.#view());
-    else if (dice < 0.77) this.#go(() => this.#tidy());
-    else if (dice < 0.79) this.#go(() => this.#show(this.#anyPoint()));
-    else if (dice < 0.81) this.#go(() => this.#withdraw());
-    else if (dice < 0.82) this.#disk.full = !this.#disk.full;
-    else if (dice < 0.84) this.#disk.failsFlush = true;
-    else if (dice < 0.86) this.#volume.failsFlush = true;
-    else if (dice < 0.87) this.#disk.failsRemoval = true;
-    else if (dice < 0.88) this.#go(() => host.journal.note("say that it is kept", {}));
-    else if (dice < this.#crashes) await this.#crash();
-    else {
+    },
+    flush: () => this.#go(() => this.#host.flush()),
+    begin: () => this.#go(() => this.#begin()),
+    wholeRun: () => this.#go(() => this.#wholeRun()),
+    commit: () => this.#go(() => this.#commit()),
+    rollBack: () => this.#go(() => this.#rollBack()),
+    view: () => this.#go(() => this.#view()),
+    tidy: () => this.#go(() => this.#tidy()),
+    show: () => this.#go(() => this.#show(this.#anyPoint())),
+    withdraw: () => this.#go(() => this.#withdraw()),
+    grow: () => this.#go(() => this.#grow()),
+    full: () => {
+      this.#disk.full = !this.#disk.full;
+    },
+    failsFlush: () => {
+      this.#disk.failsFlush = true;
+    },
+    volumeFailsFlush: () => {
+      this.#volume.failsFlush = true;
+    },
+    failsRemoval: () => {
+      this.#disk.failsRemoval = true;
+    },
+    note: () => this.#go(() => this.#host.journal.note("say that it is kept", {})),
+    crash: () => this.#crash(),
+    look: async () => {
       await this.#settle();
       await this.#drive(this.#lookAtAll());
-    }
-    this.#nowMs += below(this.random, 3);
+    },
+  };
+
+  async #grow(): Promise<void> {
+    const { blocks } = this.#volume.geometry;
+    if (blocks > 8 * extentBlocks) return;
+    await this.#host.grow(blocks + oneOf(this.random, [1, 50, extentBlocks]));
+    this.counts.grown++;
   }
 
   async #crash(): Promise<void> {
@@ -297,7 +364,9 @@ export class WholeSimulation {
     const { extents } = await this.#host.rollBackWhole();
     if (extents === 0 || journal.header.epoch !== epoch) return;
     this.counts.rollBacks++;
-    const generation = this.#generations.get(epoch)!;
+    // What it has grown by since is zeros.
+    const generation = Buffer.alloc(this.#volume.cache.length);
+    this.#starts.get(epoch)!.copy(generation);
     // Somebody may be about to write.
     if (journal.isRecording) return;
     this.#demand(this.#volume.cache.equals(generation), "what was rolled back is the last whole generation");
@@ -350,13 +419,14 @@ export class WholeSimulation {
       const buffer = Buffer.alloc(view.geometry.blocks * blockBytes);
       await view.read(0, buffer);
       this.counts.points++;
-      const generation = this.#generations.get(layer.head.epoch)!;
+      // It may have grown in the very instant.
+      const generation = this.#generations.get(layer.head.epoch)!.subarray(0, buffer.length);
       this.#demand(buffer.equals(generation), `the restore point ${layer.head.epoch} is what it was`);
     }
   }
 
   async #look(view: Volume, epoch: number, what: string): Promise<void> {
-    const [lba, blocks] = this.#range();
+    const [lba, blocks] = this.#range(view.geometry.blocks);
     const buffer = Buffer.alloc(blocks * blockBytes);
     await view.read(lba, buffer);
     this.counts.views++;
