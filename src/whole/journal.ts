@@ -57,6 +57,8 @@ export class Journal {
   #batch: Batch<number> | undefined;
   /** One at a time makes room. */
   readonly #room = new Semaphore(1);
+  /** How often that was done. */
+  #rooms = 0;
 
   private constructor(
     file: JournalFile,
@@ -237,6 +239,7 @@ export class Journal {
   /** Keeps what the extents hold. @throws AgentError `no_space`, `io_error`: none of them may be overwritten then */
   async keep(extents: readonly number[]): Promise<void> {
     for (;;) {
+      const rooms = this.#rooms;
       try {
         this.checkSure();
         if (!this.isRecording) return; // given up, for want of room
@@ -246,7 +249,7 @@ export class Journal {
         }
         await this.#settleKeeping();
       } catch (error) {
-        if (isFull(error) && (await this.#makeRoom())) continue;
+        if (isFull(error) && (await this.#makeRoom(rooms))) continue;
         throw this.#failure(`keep what "${this.#base.name}" holds`, error, "nothing was overwritten");
       }
     }
@@ -263,10 +266,12 @@ export class Journal {
     );
   }
 
-  /** Gives up what is worth least; false if nothing may be. */
-  async #makeRoom(): Promise<boolean> {
+  /** Gives up what is worth least, unless somebody has since `rooms`; false if nothing may be. */
+  async #makeRoom(rooms: number): Promise<boolean> {
     const leave = await this.#room.acquire();
     try {
+      // Many wait for one image, and all of them are told of one failure.
+      if (this.#rooms !== rooms) return true;
       const why = "there is no room for before-images";
       if (await this.#giveUp(why)) return true;
       const { current, sealed } = this.chain;
@@ -290,6 +295,7 @@ export class Journal {
     if (this.isOpen || !current || this.chain.isPinned(current)) return;
     this.#batch = undefined;
     await this.chain.remove(current);
+    this.#rooms++;
     await this.note("keep nothing any more", nothingKept);
     this.#options.log("info", `what "${this.#base.name}" held is not kept as a restore point: ${why}`);
   }
@@ -310,6 +316,7 @@ export class Journal {
     try {
       const layer = await this.chain.giveUpOldest();
       if (!layer) return false;
+      this.#rooms++;
       this.#options.log(
         "warning",
         `the restore point ${layer.head.epoch} of "${this.#base.name}" was given up: ${why}`,

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { bytesOf, randomOf, stale, volumeOf } from "../support/data.ts";
 import { lunsync, Running, run, type Served, serve, WorkFolder } from "../support/lunsync.ts";
+import { mountsWork, SmallDisk } from "../support/machines.ts";
 
 const MiB = 1024 * 1024;
 const bytes = 12 * MiB - 4096; // the last extent is shorter
@@ -193,6 +194,55 @@ describe("a replica with restore points", () => {
     const refused = await lunsync(["points", "serve", again.url, "1", "--json"]);
     expect([refused.status, refused.json().error.code]).toEqual([4, "backup_mismatch"]);
     expect((await lunsync(["points", "serve", again.url, "1", "--force"])).status).toBe(0);
+  });
+});
+
+const mounts = await WorkFolder.make().then(async (folder) => {
+  await using _folder = folder;
+  return await mountsWork(folder.path);
+});
+
+describe.runIf(mounts)("a state directory that gets full", () => {
+  test("costs the oldest points, and no synchronization; one that is shown costs neither", async () => {
+    await using folder = await WorkFolder.make();
+    await using disk = await SmallDisk.at(folder.file("small"), 16 * MiB);
+    const random = randomOf(1);
+    const [source, replica] = [folder.file("source"), folder.file("replica")];
+    let content = volumeOf(random, bytes);
+    await writeFile(replica, content);
+    await copyFile(replica, folder.file("gen-0"));
+    await using served = await serve([
+      ...["--lun", `${replica},whole`, "--state-dir", `${disk.path}/state`, "--keep", "50"],
+    ]);
+    let url = "";
+    for (let generation = 1; generation <= 12; generation++) {
+      content = stale(random, content, 40);
+      await writeFile(source, content);
+      const done = await lunsync(["sync", source, served.url]);
+      expect([generation, done.status]).toEqual([generation, 0]);
+      await copyFile(replica, folder.file(`gen-${generation}`));
+      if (generation === 11) url = await exposed(served.url, 9);
+    }
+    expect(served.stderr).toMatch(/restore point 1 of ".*" was given up: there is no room/);
+    const points = await listed(served.url);
+    // No more than has to be.
+    expect(points.length).toBeLessThan(12);
+    expect(points.length).toBeGreaterThan(3);
+    expect(points.at(-1)!.point).toBe(12);
+    await readWhole(url, folder.file("seen"));
+    expect(await same(folder.file("seen"), folder.file("gen-8"))).toBe(true);
+    for (const { point } of points) {
+      await readWhole(await exposed(served.url, point), folder.file("seen"));
+      expect([point, await same(folder.file("seen"), folder.file(`gen-${point - 1}`))]).toEqual([
+        point,
+        true,
+      ]);
+    }
+    // All of them are shown now: nothing is given up, and the replica stays what can be rolled back.
+    await writeFile(source, bytesOf(random, bytes));
+    expect((await lunsync(["sync", source, served.url])).status).toBe(7);
+    expect((await lunsync(["rollback", served.url])).status).toBe(0);
+    expect(await same(replica, folder.file("gen-12"))).toBe(true);
   });
 });
 

@@ -212,7 +212,9 @@ test("what is shown is written down: it is again after a restart, at its LUN", a
     { id: ids[0]!, lun: 0 },
   ]);
   const log = await offer();
-  expect(log.join("\n")).toMatch(/is LUN 100[^]*is not LUN 101 any more[^]*LUN 0 is another volume now/);
+  expect(log.join("\n")).toMatch(
+    /is LUN 100[\s\S]*is not LUN 101 any more[\s\S]*LUN 0 is another volume now/,
+  );
   expect(await lunsOf(target, nexus)).toEqual([0, lun]);
   await at(target, nexus, lun, testUnitReady.encode({}));
   const read = await at(
