@@ -1,4 +1,5 @@
-// Thousands of schedules: a volume is one whole generation, or can be returned to it, whatever is cut off.
+// Schedules by the hundred: a volume is one whole generation, or can be returned to it, and its restore points are what it was,
+// whatever is cut off. `npm run simulate` goes on with thousands.
 import { expect, test } from "vitest";
 import { type SimCounts, type SimOptions, WholeSimulation } from "./sim.ts";
 
@@ -15,7 +16,7 @@ async function simulate(seeds: number, options: SimOptions = {}) {
   return sum;
 }
 
-test("a roll back returns to the last whole generation, a commit is for good, a view never mixes", async () => {
+test("a roll back returns to the last whole generation, a commit is for good, a point is always what was", async () => {
   const sum = await simulate(600);
   expect(sum.rollBacks).toBeGreaterThan(300);
   expect(sum.commits).toBeGreaterThan(300);
@@ -23,8 +24,18 @@ test("a roll back returns to the last whole generation, a commit is for good, a 
   expect(sum.resumed).toBeGreaterThan(300);
   expect(sum.refused).toBeGreaterThan(300);
   expect(sum.points).toBeGreaterThan(3000);
-  expect(sum.merges).toBeGreaterThan(100);
+  expect(sum.merges).toBeGreaterThan(80);
   expect(sum.drops).toBeGreaterThan(100);
+  expect(sum.grown).toBeGreaterThan(100);
+});
+
+test("a layer that is removed, and not merged, is found out", async () => {
+  const alter: SimOptions["alter"] = (host) => {
+    const { chain } = host.journal;
+    chain.merge = (layer) => chain.remove(layer);
+    return host;
+  };
+  await expect(simulate(300, { alter })).rejects.toThrow(/the restore point \d+ is what it was/);
 });
 
 test("before-images that are not flushed are found out", async () => {
