@@ -2,6 +2,7 @@
 //
 // Guarantees: the last two are refused to an initiator that may not write, and for another volume than the one that is there;
 // no reservation stands against them, since nothing of the unit changes. docs/protocol.md is the reference.
+import { isBlank } from "../base/bytes.ts";
 import { exposedAnswer, exposeList, pointEntry, pointsHeader, withdrawList } from "../scsi/point-lists.ts";
 import { parameterListHeader, vendorFunction } from "../scsi/vendor-commands.ts";
 import type { ExposedPoints, ListedPoint } from "./exposed-points.ts";
@@ -36,7 +37,7 @@ export function ofPoints(
       if ("status" in checked) return checked;
       const { point, force } = exposeList.decode(data);
       const id = Buffer.from(point);
-      const wanted = id.every((byte) => byte === 0) ? undefined : id;
+      const wanted = isBlank(id) ? undefined : id;
       return {
         bytes: exposedAnswer.bytes,
         work: async () => {

@@ -2,6 +2,7 @@
 //
 // Guarantees: each may be asked again after a reconnection, and then does nothing twice. What the unit answers is checked;
 // anything else is a `protocol_error`.
+import { isBlank } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
 import { exposedAnswer, exposeList, pointEntry, pointsHeader, withdrawList } from "../scsi/point-lists.ts";
@@ -17,7 +18,6 @@ export interface UnitPoint extends RestorePoint {
 }
 
 const listBytesMax = 256 * 1024;
-const isNobody = (name: Uint8Array) => name.every((byte) => byte === 0);
 
 export class ScsiPoints {
   readonly #name: string;
@@ -50,8 +50,8 @@ export class ScsiPoints {
       id: Buffer.from(found.point),
       number: number(found.number),
       madeMs: number(found.madeMs),
-      ...(!isNobody(found.run) && { run: Buffer.from(found.run) }),
-      ...(!isNobody(found.set) && {
+      ...(!isBlank(found.run) && { run: Buffer.from(found.run) }),
+      ...(!isBlank(found.set) && {
         label: { set: Buffer.from(found.set), generation: number(found.generation) },
       }),
       volumeBytes: number(found.volumeBytes),

@@ -2,6 +2,7 @@
 //
 // Guarantees: a header or an entry that is damaged decodes to undefined. Both fit into one sector, which a device writes
 // whole.
+import { isBlank } from "../base/bytes.ts";
 import { ascii, constant, layout, raw, u8, u16, u32, u64 } from "../base/layout.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import type { SetLabel } from "../volume/volume.ts";
@@ -123,8 +124,6 @@ export function encodeHeader(header: Header): Buffer {
   return bytes;
 }
 
-const isNobody = (name: Uint8Array): boolean => name.every((byte) => byte === 0);
-
 /** Whether the sector is whole, of this kind, and of this version. */
 function isOurs(bytes: Buffer, { fields }: typeof headerLayout | typeof layerLayout): boolean {
   const { magic, version, extentBytes: extent } = fields;
@@ -150,7 +149,7 @@ export function decodeHeader(bytes: Buffer): Header | undefined {
     volume: Buffer.from(fields.volume),
     run: Buffer.from(fields.run),
     mark: fields.mark.subarray(0, fields.markBytes).toString("utf8"),
-    label: isNobody(fields.set)
+    label: isBlank(fields.set)
       ? undefined
       : {
           set: Buffer.from(fields.set),
@@ -229,7 +228,7 @@ export function decodeLayerHead(bytes: Buffer): LayerHead | undefined {
     volume: Buffer.from(volume),
     id: Buffer.from(id),
     isPoint: isPoint === 1,
-    label: isNobody(set) ? undefined : { set: Buffer.from(set), generation: Number(generation) },
+    label: isBlank(set) ? undefined : { set: Buffer.from(set), generation: Number(generation) },
   };
 }
 
@@ -270,7 +269,7 @@ export function encodeEntry(entry: Entry): Buffer {
 
 /** What is known of an extent: nothing (zeros), an entry, or that there was one. */
 export function decodeEntry(bytes: Buffer): Entry | "none" | "damaged" {
-  if (bytes.readUInt32BE(0) === 0 && bytes.every((byte) => byte === 0)) return "none";
+  if (bytes.readUInt32BE(0) === 0 && isBlank(bytes)) return "none";
   if (bytes.readUInt32BE(0) !== crc32c(bytes.subarray(4))) return "damaged";
   const { kind, epoch, writer, slot, dataCrc, unreadable } = entryLayout.decode(bytes);
   return {

@@ -6,15 +6,16 @@
 // wanting, the oldest layers are given up, and never the open run's. docs/formats/whole.md is the reference.
 import { type Batch, Semaphore } from "../base/async.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
-import type { Random } from "../platform/random.ts";
+import { type Random, randomUuid } from "../platform/random.ts";
 import type { SetLabel, Volume } from "../volume/volume.ts";
 import { Chain } from "./chain.ts";
 import { takeImages } from "./extent-images.ts";
 import { extentBytes, type Header, journalState, type LayerHead } from "./format.ts";
+import { findLayers, isRecording, type Log } from "./found-layers.ts";
 import type { JournalFile, LayerFolder } from "./journal-file.ts";
 import { JournalHeader, journalFailure } from "./journal-header.ts";
 import type { KeepPolicy } from "./keep-policy.ts";
-import { Layer, type LayerOptions } from "./layer.ts";
+import { Layer } from "./layer.ts";
 import { Tidy } from "./tidy.ts";
 
 /** Of each layer but the current one: so that all of them together take no more than some of it. */
@@ -22,8 +23,6 @@ const sealedPagesMax = 32;
 const nobody = Buffer.alloc(16);
 /** What is written outside of a run is not kept. */
 const nothingKept = { keeping: false, madeMs: 0, madeRun: nobody };
-
-export type Log = (level: "info" | "warning" | "error", message: string) => void;
 
 export interface JournalOptions {
   /** For messages. */
@@ -39,8 +38,6 @@ export interface JournalOptions {
   /** What they may take. */
   readonly spaceBytes?: number | undefined;
 }
-
-const isRecording = ({ state, keeping }: Header): boolean => state !== journalState.whole || keeping;
 
 const isFull = (error: unknown): boolean =>
   ["ENOSPC", "EDQUOT", "no_space"].includes((error as { code?: string }).code ?? "");
@@ -88,26 +85,10 @@ export class Journal {
   ): Promise<Journal> {
     const state = await JournalHeader.open(file, options.path, volume, options.nowMs);
     const found = state.now;
-    const isKnown = found.sequence > 0;
-    const layers: Layer[] = [];
-    const left: number[] = [];
+    const { layers, left, ...known } = await findLayers(folder, found, { ...options, sealedPagesMax });
     try {
-      let { epoch, doubtEpoch } = found;
-      for (const each of (await folder.list()).sort((a, b) => a - b)) {
-        // Begun without the header, and so with nothing in it.
-        const isLeft = isKnown && each > epoch;
-        const pagesMax = each === epoch && isRecording(found) ? options.pagesMax : sealedPagesMax;
-        const layer = isLeft ? undefined : await openLayer(folder, each, { ...options, pagesMax });
-        if (isLeft || (!isKnown && layer?.keptExtents === 0)) {
-          layer?.close();
-          left.push(each);
-          continue;
-        }
-        if (layer) layers.push(layer);
-        // Without a journal nobody knows what was written since the layers were begun.
-        if (!layer || !isKnown) doubtEpoch = Math.max(doubtEpoch, each);
-        epoch = Math.max(epoch, each);
-      }
+      const { epoch } = known;
+      let { doubtEpoch } = known;
       const current = isRecording(found) ? layers.find(({ head }) => head.epoch === epoch) : undefined;
       const isOpen = found.state !== journalState.whole;
       if (isOpen && !current) {
@@ -122,7 +103,7 @@ export class Journal {
       const sealed = layers.filter((layer) => layer !== current);
       const chain = new Chain(base, folder, sealed, current);
       const journal = new Journal(file, folder, base, state, chain, options);
-      const isNew = !isKnown && epoch === 0;
+      const isNew = found.sequence === 0 && epoch === 0;
       // What was found may be in the page cache alone, and the medium may say something else. What others have written is
       // remembered by the same step that says that this owner is alive.
       const foreign = journal.#isGuarding && (await options.isForeign(found));
@@ -445,27 +426,4 @@ export class Journal {
     this.chain.close();
     this.#file.close();
   }
-}
-
-/** Undefined for one that can't be used any more. */
-async function openLayer(
-  folder: LayerFolder,
-  epoch: number,
-  { random, log, pagesMax }: LayerOptions & { readonly log: Log },
-): Promise<Layer | undefined> {
-  try {
-    return await Layer.open(folder, epoch, { random, pagesMax });
-  } catch (error) {
-    if (!(error instanceof AgentError) || error.code !== "state_damaged") throw error;
-    log("error", `${error.message}; restore points that are older can't be relied on. Remove the file`);
-    return undefined;
-  }
-}
-
-/** RFC 9562, version 4. */
-function randomUuid(random: Random): Buffer {
-  const id = random.bytes(16);
-  id[6] = (id[6]! & 0x0f) | 0x40;
-  id[8] = (id[8]! & 0x3f) | 0x80;
-  return id;
 }

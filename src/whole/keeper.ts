@@ -10,7 +10,8 @@ import type { Random } from "../platform/random.ts";
 import { changeMarkOf, volumeName } from "../volume/change-mark.ts";
 import type { Volume } from "../volume/volume.ts";
 import type { Header } from "./format.ts";
-import { Journal, type Log } from "./journal.ts";
+import type { Log } from "./found-layers.ts";
+import { Journal } from "./journal.ts";
 import {
   type JournalFile,
   journalPath,

@@ -1,6 +1,7 @@
 // The restore points of a volume that keeps its last whole generation, to be listed and shown.
 //
 // Guarantees: a point that is shown is not given up before its view is disposed.
+import { isBlank } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import type { PointSource, RestorePoint, ShownPoint } from "../volume/points.ts";
 import type { Layer } from "./layer.ts";
@@ -45,7 +46,7 @@ export class WholePoints implements PointSource {
   #pointOf(layer: Layer): RestorePoint {
     const { journal } = this.#whole;
     const { head, keptExtents, keptBytes } = layer;
-    const isRun = head.run.some((byte) => byte !== 0);
+    const isRun = !isBlank(head.run);
     return {
       id: head.id,
       number: head.epoch,

@@ -64,18 +64,18 @@ export class Tidy {
     return undefined;
   }
 
-  /** Does what takes no copying. @throws what removing gives */
+  /** Does what takes no copying, unless somebody is at it already: nobody waits for that. @throws what removing gives */
   async drop(): Promise<void> {
-    await this.#run((step) => step.action === "drop");
+    const leave = this.#turn.tryAcquire();
+    if (leave) await this.#run(leave, (step) => step.action === "drop");
   }
 
   /** Does all there is to do. @throws what I/O gives, or the signal's reason */
   async run(signal?: AbortSignal): Promise<void> {
-    await this.#run(() => true, signal);
+    await this.#run(await this.#turn.acquire(), () => true, signal);
   }
 
-  async #run(suits: (step: Step) => boolean, signal?: AbortSignal): Promise<void> {
-    const leave = await this.#turn.acquire();
+  async #run(leave: () => void, suits: (step: Step) => boolean, signal?: AbortSignal): Promise<void> {
     try {
       for (let step = this.next(); step && suits(step); step = this.next()) {
         signal?.throwIfAborted();

@@ -165,7 +165,12 @@ export class WholeVolume implements Volume {
   }
 
   async grow(blocks: number, signal?: AbortSignal): Promise<void> {
-    await this.volume.grow?.(blocks, signal);
+    try {
+      await this.volume.grow?.(blocks, signal);
+    } finally {
+      // The file was changed, and by nobody else. Where that can't be said, points are in doubt after a crash.
+      if (this.journal.isGuarding) await this.journal.note("say that it has grown", {}).catch(() => {});
+    }
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {

@@ -133,6 +133,36 @@ test("a point that the policy does not want is merged into the next older one", 
   expect(chain.sealed.map(({ keptExtents }) => keptExtents)).toEqual([2]);
 });
 
+test("a run ends while points are merged, however long that takes", async () => {
+  await using folder = await WorkFolder.make();
+  const volume = memoryOf();
+  await using kept = await keep(folder, volume, { keep: [{ count: 2, periodMs: 1 }] });
+  const { volume: whole } = kept;
+  const { chain, tidy } = whole.journal;
+  const merging = Promise.withResolvers<void>();
+  const begun = Promise.withResolvers<void>();
+  const merge = chain.merge.bind(chain);
+  chain.merge = async (...layers) => {
+    begun.resolve();
+    await merging.promise;
+    await merge(...layers);
+  };
+  await overwrite(whole, volume, 0);
+  const { volume: first } = await new WholePoints(whole).open((await new WholePoints(whole).list())[0]!.id);
+  for (let run = 0; run < 4; run++) {
+    await systemClock.sleep(2); // another millisecond, and so another period
+    await overwrite(whole, volume, run);
+  }
+  expect(tidy.next()?.action).toBe("merge");
+  const tidied = whole.tidy();
+  await begun.promise;
+  const last = await overwrite(whole, volume, 0, 1, 2);
+  merging.resolve();
+  await tidied;
+  expect(last.equals((await shown(whole)).at(-1) as Buffer)).toBe(true);
+  await first[Symbol.asyncDispose]();
+});
+
 describe("what can't be read any more is told as such, and nothing else in its place", () => {
   test("a block that could not be read before it was overwritten", async () => {
     await using folder = await WorkFolder.make();

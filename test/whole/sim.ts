@@ -17,23 +17,11 @@ import { WholeVolume } from "../../src/whole/whole-volume.ts";
 import { Life, type Random, Schedule, SimVolume } from "../catalogue/sim-media.ts";
 import { below, bytesOf, oneOf, randomOf, volumeOf } from "../support/data.ts";
 import { SimDisk, SimJournalFile, SimLayerFolder } from "./sim-journal.ts";
+import { type Action, policies, type Weights, weights } from "./sim-weights.ts";
 
 const blockBytes = 512;
 const extentBlocks = extentBytes / blockBytes;
 const name = Buffer.alloc(32, 7);
-const policies: readonly (KeepPolicy | undefined)[] = [
-  [],
-  [],
-  [{ count: 1 }],
-  [{ count: 2 }],
-  [{ count: 4 }],
-  [{ count: 1 }, { count: 2, periodMs: 5 }, { count: 2, periodMs: 20 }],
-  [{ count: 3, periodMs: 20 }],
-  [{ count: 2, periodMs: 50 }],
-  [{ count: 4, periodMs: 30 }],
-  [{ count: 100 }],
-  undefined,
-];
 const noCounts = {
   writes: 0,
   crashes: 0,
@@ -48,39 +36,6 @@ const noCounts = {
   grown: 0,
 };
 export type SimCounts = typeof noCounts;
-
-/** How often what happens. */
-const usual = {
-  write: 42,
-  flush: 8,
-  begin: 5,
-  wholeRun: 5,
-  commit: 5,
-  rollBack: 4,
-  view: 5,
-  tidy: 3,
-  show: 2,
-  withdraw: 2,
-  grow: 1,
-  full: 1,
-  failsFlush: 2,
-  volumeFailsFlush: 2,
-  failsRemoval: 1,
-  note: 1,
-  crash: 6,
-  look: 6,
-};
-type Action = keyof typeof usual;
-const weights: readonly (typeof usual)[] = [
-  usual,
-  { ...usual, crash: 1 },
-  // Many points, and disks on which they can't be given up.
-  { ...usual, write: 10, wholeRun: 25, tidy: 25, failsRemoval: 10, crash: 6 },
-  // Points that are shown and withdrawn while others are merged into them.
-  { ...usual, write: 15, wholeRun: 20, tidy: 20, show: 15, withdraw: 12, view: 15, crash: 2 },
-  // A journal of which nobody knows what the medium says.
-  { ...usual, write: 10, begin: 20, rollBack: 8, failsFlush: 15, note: 5, crash: 15 },
-];
 
 export interface SimOptions {
   /** The before-images are never flushed: a program that does so must be found out. */
@@ -98,7 +53,7 @@ export class WholeSimulation {
   readonly #layers = new SimLayerFolder(this.#disk);
   #keep: KeepPolicy | undefined;
   readonly #spaceBytes: number | undefined;
-  readonly #weights: typeof usual;
+  readonly #weights: Weights;
   #nowMs = 1;
   readonly #options: SimOptions;
   #life!: Life;
