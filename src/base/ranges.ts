@@ -25,6 +25,17 @@ export function union(some: readonly Range[], others: readonly Range[]): Range[]
   return all;
 }
 
+/** Whether any of them, which are in order, has something from `first` up to `end`. */
+export function overlaps(ranges: readonly Range[], first: number, end: number): boolean {
+  let [low, high] = [0, ranges.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ranges[middle]!.first + ranges[middle]!.count <= first) low = middle + 1;
+    else high = middle;
+  }
+  return low < ranges.length && ranges[low]!.first < end;
+}
+
 /** Everything below `total` that is in none of them. */
 export function complement(ranges: readonly Range[], total: number): Range[] {
   const rest: Range[] = [];

@@ -12,9 +12,12 @@ import { type DigestSpec, identifierOf } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { Page } from "./page.ts";
 import { PageStore, type Storage } from "./page-store.ts";
-import { isKnown, type Region, Regions, type Ticket } from "./regions.ts";
+import { isKnown, Regions, type Ticket } from "./regions.ts";
 import { fanOut, regionOf, TreeShape } from "./shape.ts";
 import { DigestTree, type Lookup } from "./tree.ts";
+
+/** What has become known is kept in memory until it is believed: of a catalogue that is being made, all of the volume. */
+const learntMax = 512;
 
 /** Identifiers of extents, computed from the data. */
 export type Digester = () => Promise<{ identifiers: Buffer; extents: number }>;
@@ -32,6 +35,10 @@ export class Catalogue {
   #failure: unknown;
   /** Told, by region, of extents that have changed, before that is believed. */
   onChanged: ((changes: ReadonlyMap<number, readonly number[]>) => Promise<void>) | undefined;
+  /** Told when so many regions have become known that it is time to believe them. */
+  onLearnt: (() => void) | undefined;
+  /** Regions that have become known since. */
+  #learnt = 0;
   /** Once set, nothing is believed and nothing is kept. */
   #lost: Error | undefined;
 
@@ -187,13 +194,14 @@ export class Catalogue {
   async learn(first: number, extents: number, digester: Digester): Promise<Awaited<ReturnType<Digester>>> {
     if (!this.isKept) return digester();
     const end = first + extents;
+    // Not believed on the medium, or they would not have to be digested.
+    const missing: number[] = [];
+    for (let number = regionOf(first); number <= regionOf(end - 1); number++)
+      if (!this.#regions.has(number)) missing.push(number);
+    if (missing.length > 0) await this.#rememberUnlessBelieved(missing);
     const stamps = new Float64Array(extents);
-    for (let extent = first; extent < end; extent++) {
-      const number = regionOf(extent);
-      // Not believed on the medium, or it would not have to be digested.
-      const region = this.#regions.get(number) ?? (await this.#rememberUnlessBelieved(number));
-      stamps[extent - first] = region?.stamps[extent % fanOut] ?? -1;
-    }
+    for (let extent = first; extent < end; extent++)
+      stamps[extent - first] = this.#regions.get(regionOf(extent))?.stamps[extent % fanOut] ?? -1;
     const learnt = await digester();
     const { identifierBytes } = this.shape;
     for (let number = regionOf(first); number <= regionOf(end - 1) && this.isKept; number++) {
@@ -211,6 +219,11 @@ export class Catalogue {
         page.setIdentifier(index, identifier);
         region.stamps[index] = 0;
       }
+      if (isKnown(region)) this.#learnt++;
+    }
+    if (this.#learnt >= learntMax) {
+      this.#learnt = 0;
+      this.onLearnt?.();
     }
     return learnt;
   }
@@ -219,10 +232,11 @@ export class Catalogue {
    * Writes of what is remembered here are not marked any more: nothing above it may be believed on the medium. It may be so
    * after a power cut, which keeps one page and loses another.
    */
-  #rememberUnlessBelieved(number: number): Promise<Region | undefined> {
+  #rememberUnlessBelieved(numbers: readonly number[]): Promise<void> {
     return this.#inTurn(async () => {
-      if (!(await this.#tree.isBelieved(number))) await this.#disbelieve([number]).catch(() => {}); // then nothing is kept
-      return this.#regions.get(number);
+      const unknown: number[] = [];
+      for (const number of numbers) if (!(await this.#tree.isBelieved(number))) unknown.push(number);
+      await this.#disbelieve(unknown).catch(() => {}); // then nothing is kept
     });
   }
 
@@ -288,14 +302,16 @@ export class Catalogue {
 
   /** Before what has changed is believed, whoever keeps histories has it on his medium. */
   async #tellOfChanges(numbers: readonly number[]): Promise<void> {
+    if (!this.onChanged) return;
     const changes = new Map<number, number[]>();
     for (const number of numbers) {
       const { changed } = this.#regions.get(number)!;
-      const count = this.shape.nodesIn(0, number);
-      const indexes = Array.from({ length: count }, (_, index) => index).filter((index) => changed[index]);
+      const indexes: number[] = [];
+      for (let index = 0; index < this.shape.nodesIn(0, number); index++)
+        if (changed[index]) indexes.push(index);
       if (indexes.length > 0) changes.set(number, indexes);
     }
-    if (changes.size > 0) await this.onChanged?.(changes);
+    if (changes.size > 0) await this.onChanged(changes);
   }
 
   // --- growth ---

@@ -26,6 +26,8 @@ export interface HistoryFolder {
 
 const pairsMax = 16;
 const pendingName = "pending";
+/** Regions in doubt that are recorded at once: a new catalogue believes nothing of a volume of any size. */
+const regionsAtOnce = 4096;
 
 /** A set of extents in a file: pages without identifiers, whose valid bits say "changed", or "something below has". */
 class ChangedSet {
@@ -199,9 +201,13 @@ export class Histories {
     const pending = { generation, changes };
     // It records before it is looked what is in doubt: what is believed in between has been told of.
     this.#pairs.set(pair, { generation: undefined, committed: undefined, ...known, pending });
-    const regions: [number, number[]][] = [];
+    let regions: [number, number[]][] = [];
     try {
-      for await (const region of doubtful()) regions.push([region, allOf(this.#shape, region)]);
+      for await (const region of doubtful()) {
+        if (regions.push([region, allOf(this.#shape, region)]) < regionsAtOnce) continue;
+        await changes.add(regions);
+        regions = [];
+      }
       await changes.add(regions);
     } catch (error) {
       await this.#drop(pair, error);

@@ -207,9 +207,11 @@ export class CatalogueKeeper implements AsyncDisposable {
         log("warning", `the catalogue of "${this.volume.name}" waits: ${messageOf(error)}`),
       );
     // Each by itself: a medium that takes long to scrub does not keep its owner from saying that it is alive.
+    const upkeep = loop(tickMs, () => this.#upkeep.step());
+    this.volume.catalogue.onLearnt = () => upkeep.wake();
     this.#loops.push(
       loop(beatMs, () => this.#beat()),
-      loop(tickMs, () => this.#upkeep.step()),
+      upkeep,
     );
     if (wanted) this.#loops.push(loop(tickMs, () => this.#scrubOn()));
   }

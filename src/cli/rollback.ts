@@ -97,7 +97,11 @@ async function run(name: string, options: Options): Promise<number> {
 }
 
 async function remotely(volume: Volume, force: boolean, signal: AbortSignal): Promise<RolledBack> {
-  if (volume.traits.keepsWhole && volume.rollBackWhole) return volume.rollBackWhole({ force }, signal);
+  if (volume.traits.keepsWhole && volume.rollBackWhole) {
+    // A run of its set that is under way, or sleeps, must not write among what is put back.
+    await volume.takeFence?.(signal);
+    return volume.rollBackWhole({ force }, signal);
+  }
   throw new AgentError(
     "volume_unsuitable",
     `Cannot roll back ${volume.name}: its target keeps no before-images of it; "lunsync serve --lun PATH,whole" does`,

@@ -6,9 +6,10 @@ import { defaultDigest, parseDigestSpec } from "../digest/spec.ts";
 import { systemClock } from "../platform/clock.ts";
 import { systemRandom } from "../platform/random.ts";
 import { byPriority } from "../sets/pass.ts";
-import { disown } from "../sets/points.ts";
+import type { OpenVolume } from "../sets/points.ts";
+import { adopt, releasable, releaseByForce, releaseReplica } from "../sets/release.ts";
 import { runSet } from "../sets/run.ts";
-import type { Member, NewMember, TruthStore } from "../truth/store.ts";
+import type { Lease, Member, NewMember, SetFacts, TruthStore } from "../truth/store.ts";
 import { parseExtent } from "./options.ts";
 import { runText, type SetStatus, statusText } from "./set-report.ts";
 import { changing, print, running, type StoreOptions, withStore, withStoreOptions } from "./truth-store.ts";
@@ -66,6 +67,7 @@ Examples:
   lunsync set add-replica db west=iscsi://west.example/iqn.2026-11.com.example:disks/0
   lunsync set run db
   lunsync set status db --json
+  lunsync set release db east
 
 Exit status of run: 0 every replica holds the generation, 5 one is behind or offline, 2 and more trouble.`,
     );
@@ -89,7 +91,7 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
   ).option("--adopt", adoptHelp);
   adding.action(async (name: string, text: string, options: StoreOptions & { readonly adopt?: boolean }) => {
     const [replica] = parseReplica(text);
-    if (options.adopt) await disowned(replica!.address);
+    if (options.adopt) await adopt(replica!.address, openMember);
     await changing(name, options, async (store, lease) => {
       const { members } = await store.set(name);
       checkNames([...members, replica!]);
@@ -112,22 +114,28 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
           "usage",
           `The set "${name}" follows "${replica}" since a failover; "lunsync failback ${name}" ends that`,
         );
-      await store.removeMember(lease, found.id);
       // Else it would be taken for a replica of this set by whoever it is given to.
-      const problem = await disowned(found.address).then(
-        () => undefined,
-        (error: unknown) => messageOf(error),
-      );
-      if (problem !== undefined)
-        process.stderr.write(
-          `Warning: its host still takes "${replica}" for a replica of "${name}": ${problem}\n`,
-        );
-      print(options, { set: name, removed: replica }, `"${replica}" was removed from "${name}"\n`);
+      const [released] = await giveUp(await store.set(name), lease, [found]);
+      await store.removeMember(lease, found.id);
+      print(options, { set: name, removed: replica, released }, `"${replica}" was removed from "${name}"\n`);
     });
   });
+  command(
+    "release <NAME> <REPLICA>",
+    "Lets everybody write to a replica, until the next run takes it again. REPLICA is its name, or the iscsi:// URL of a volume that was one.",
+  )
+    .option(
+      "--force",
+      "also if another set, a later run or a cluster has reserved it; by its URL, no truth database is asked",
+    )
+    .action(release);
   command("delete <NAME>", "Forgets a set, with its truth and tables. Volumes stay as they are.").action(
     async (name: string, options: StoreOptions) => {
-      await changing(name, options, (store, lease) => store.removeSet(lease));
+      await changing(name, options, async (store, lease) => {
+        const set = await store.set(name);
+        await giveUp(set, lease, set.members);
+        await store.removeSet(lease);
+      });
       print(options, { deleted: name }, `"${name}" was deleted\n`);
     },
   );
@@ -148,6 +156,10 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
   ).action(priorities);
   command("run <NAME>", "Brings every replica that can be reached to what the source holds.")
     .option("--max-change <SHARE>", "for this run instead of the set's own", parseShare)
+    .option(
+      "--full",
+      "look at everything, not only at what catalogues know to have changed since the last run",
+    )
     .action(run);
   command("status [NAME]", "Says what each replica holds, and what is pending for it.").action(status);
   command("list", "Names the sets.").action(async (options: StoreOptions) => {
@@ -164,6 +176,57 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
   });
 }
 
+const openMember: OpenVolume = (address, writable) => openVolume(address, { writable });
+
+/** Replicas are that no more, as far as they can be reached; whether that worked, for each. */
+async function giveUp(
+  { facts }: { readonly facts: SetFacts },
+  lease: Lease,
+  members: readonly Member[],
+): Promise<boolean[]> {
+  const given = members.filter(
+    ({ role, id, split, address }) =>
+      // Who was handed out, or left, by a failover has been given up then.
+      role === "replica" && id !== facts.handedOutTo && !split && isScsiAddress(address),
+  );
+  return Promise.all(
+    given.map((each) =>
+      releaseReplica(each, { facts, lease, open: openMember, disowns: true }).catch((error: unknown) => {
+        process.stderr.write(
+          `Warning: the host of "${each.name}" still takes it for a replica of "${facts.name}", and may refuse the writes of ` +
+            `everybody else: ${messageOf(error)}. When it can be reached: lunsync set release ${facts.name} ${each.address} --force\n`,
+        );
+        return false;
+      }),
+    ),
+  );
+}
+
+async function release(
+  name: string,
+  replica: string,
+  options: StoreOptions & { readonly force?: boolean },
+): Promise<void> {
+  const force = options.force ?? false;
+  const open = openMember;
+  let released = false;
+  // Whoever needs force may have lost the set.
+  if (force && isScsiAddress(replica)) released = await releaseByForce(replica, open);
+  else
+    await changing(name, options, async (store, lease) => {
+      const { facts, members } = await store.set(name);
+      const found = releasable(facts, members, replica, isScsiAddress);
+      released = await releaseReplica(found, { facts, lease, open, force });
+    });
+  print(
+    options,
+    { set: name, replica, released },
+    released
+      ? `"${replica}" takes writes of everybody until the next run of "${name}"\n`
+      : `"${replica}" has no persistent reservations: nobody had reserved it\n`,
+  );
+}
+
 /** @throws AgentError `usage` for two of one name or address */
 function checkNames(members: readonly NamedVolume[]): void {
   for (const key of ["name", "address"] as const) {
@@ -176,12 +239,6 @@ function checkNames(members: readonly NamedVolume[]): void {
 }
 
 const adoptHelp = "also volumes that are replicas of another set: they are that no more";
-
-/** The volume is a replica of no set from here on. */
-async function disowned(address: string): Promise<void> {
-  await using volume = await openVolume(address, { writable: true });
-  await disown(volume);
-}
 
 interface CreateOptions extends StoreOptions {
   readonly adopt?: boolean;
@@ -203,7 +260,7 @@ async function create(name: string, options: CreateOptions): Promise<void> {
     member("source", source, 0),
     ...options.replica.map((each, i) => member("replica", each, i + 1)),
   ];
-  if (options.adopt) for (const { address } of options.replica) await disowned(address);
+  if (options.adopt) for (const { address } of options.replica) await adopt(address, openMember);
   await withStore(options, (store) =>
     store.createSet(
       {
@@ -244,9 +301,16 @@ async function priorities(name: string, order: readonly string[], options: Store
   });
 }
 
-async function run(name: string, options: StoreOptions & { readonly maxChange?: number }): Promise<void> {
+async function run(
+  name: string,
+  options: StoreOptions & { readonly maxChange?: number; readonly full?: boolean },
+): Promise<void> {
   const result = await withStore(options, (store) =>
-    runSet(name, { ...running(store, "the next run goes on there"), maxChange: options.maxChange }),
+    runSet(name, {
+      ...running(store, "the next run goes on there"),
+      maxChange: options.maxChange,
+      full: options.full ?? false,
+    }),
   );
   print(options, result, runText(result));
   const isDone = result.unreadable === 0 && result.replicas.every(({ state }) => state === "in step");

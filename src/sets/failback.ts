@@ -70,7 +70,10 @@ class FailBack {
     const rival = await this.#rival(target);
     const { handedOutTo } = this.#set.facts;
     const isThere = handedOutTo === undefined && target.role === "source";
-    if (!rival && isThere)
+    // A failback that was cut off may have left something pending.
+    const pending = await this.#set.store.pendingCounts(this.#name);
+    const isDone = this.#members.every(({ id, keptFirst }) => !keptFirst && (pending.get(id) ?? 0) === 0);
+    if (!rival && isThere && isDone)
       return { set: this.#name, source: target.name, settled: undefined, run: undefined };
     let run: RunResult | undefined;
     for (let passes = 0; passes < passesMax; passes++) {
@@ -151,7 +154,9 @@ class FailBack {
         ({ id }) => id !== leader.member.id && id !== opposed?.member.id,
       );
       const followers = await Promise.all(
-        rest.map((member) => openFollower(member, leader.volume, this.#set.facts, open)),
+        rest.map((member) =>
+          openFollower(member, leader.volume, this.#set.facts, this.#set.lease, open, true),
+        ),
       );
       points.push(...followers);
       return await this.#bring(to, leader, opposed, followers);
@@ -201,14 +206,22 @@ class FailBack {
       },
       keep: this.#options.keep,
       alsoWrite: async (transaction) => {
-        if (rival) await transaction.updateMember(rival.member.id, { split: false });
+        // From here on they are written to: nothing of it goes unkept, whoever goes on with it.
+        for (const { point } of rival ? sides : [])
+          await transaction.updateMember(point.member.id, {
+            split: false,
+            keptFirst: verdict?.mixed === true || point.member.name !== this.#settled?.winner,
+          });
         // It holds all of the truth at this instant; the one that was handed out follows it from here on.
         if (rival && rivalWins) await this.#follow(transaction, rival.member);
       },
     };
     const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
     await this.#refresh();
-    return { run, isThere: await this.#end(to, run) };
+    const isThere = await this.#end(to, run);
+    // Whom the set follows now is written to by others.
+    if (isThere) await followers.find(({ member }) => member.name === to)?.volume?.unfence?.();
+    return { run, isThere };
   }
 
   /** The set follows the target if that holds all of the truth, and nobody has changed it meanwhile. */
@@ -219,7 +232,14 @@ class FailBack {
     const result = run.replicas.find((replica) => replica.name === to);
     const isQuiet = run.changed === 0 && result?.state === "in step" && result.carriedOut?.written === 0;
     if (!leads && !isQuiet) return false;
-    await store.write(lease, (transaction) => this.#follow(transaction, target));
+    const old = leaderOf(facts, this.#members);
+    const lacks = (await store.pendingCounts(facts.name)).get(old.id) ?? 0;
+    await store.write(lease, async (transaction) => {
+      await this.#follow(transaction, target);
+      if (lacks > 0 || leads) return;
+      const inStep = { lastResult: "in step", lastRunMs: this.#set.clock.nowMs() };
+      await transaction.updateMember(old.id, { generation: facts.generation, ...inStep });
+    });
     return true;
   }
 

@@ -2,14 +2,14 @@
 //
 // Guarantees: what is handed out is one whole generation: a run that is open there is rolled back first, and a replica that
 // can't be is refused. From the transaction on that notes it, the set follows that replica, and no run writes to it, or to the
-// source that was left: whatever that has of its own since then is settled by a failback, and by nothing else. Who is
-// cut off in the middle does it again.
+// source that was left: whatever that has of its own since then is settled by a failback, and by nothing else. What a run has
+// sent that sleeps does not arrive there any more (Volume.fence). Who is cut off in the middle does it again.
 import { AgentError } from "../base/errors.ts";
-import type { Member, SetFacts } from "../truth/store.ts";
+import type { Member } from "../truth/store.ts";
 import type { RolledBack, SetLabel, Volume } from "../volume/volume.ts";
 import { whileLeased } from "./lease.ts";
 import { byPriority, type HeldSet, type SetOptions, settle } from "./pass.ts";
-import { checkLabel, labelOf, type OnlinePoint, offline, openLeader, stateOf } from "./points.ts";
+import { checkLabel, fenceOf, labelOf, type OnlinePoint, offline, openLeader, stateOf } from "./points.ts";
 import { leaderOf } from "./run.ts";
 
 export interface FailOverOptions extends SetOptions {
@@ -64,7 +64,10 @@ async function handOut(
   const { facts } = set;
   const { member } = point;
   if (facts.handedOutTo === member.id) {
+    // Others write to it, unless it was cut off before they could.
+    await point.volume.takeFence?.(set.signal);
     await label(set, point, facts.generation);
+    await point.volume.unfence?.(set.signal);
     return {
       ...about(set, member),
       generation: facts.generation,
@@ -86,10 +89,17 @@ async function handOut(
     {
       alsoWrite: async (transaction, now) => {
         await transaction.updateSet({ handedOutTo: member.id });
-        await transaction.updateMember(left.id, { split: true, unsettled: false });
+        await transaction.updateMember(left.id, {
+          split: true,
+          keptFirst: false,
+          history: undefined,
+          unsettled: false,
+        });
         await transaction.updateMember(member.id, {
           generation: now,
           split: false,
+          keptFirst: false,
+          history: undefined,
           unsettled: false,
           lastResult: "handed out",
           lastRunMs: set.clock.nowMs(),
@@ -98,6 +108,7 @@ async function handOut(
     },
   );
   await label(set, point, generation);
+  await point.volume.unfence?.(set.signal);
   const behind = tally.map.of("first").count;
   return { ...about(set, member), generation, behind, rolledBack, already: false };
 }
@@ -116,13 +127,16 @@ async function label({ facts, signal }: HeldSet, { volume }: OnlinePoint, genera
 
 /** @throws AgentError `not_whole` where it is a mixture, and can't be returned to one generation */
 async function makeWhole(
-  { facts, signal }: HeldSet,
+  { facts, lease, signal }: HeldSet,
   { member, volume }: OnlinePoint,
   force: boolean,
 ): Promise<RolledBack | undefined> {
   const state = await stateOf(volume);
-  // One that was handed out by its host alone is what it is; the set follows it from here on.
-  if (!state?.label?.handedOut) checkLabel(member, facts, state?.label);
+  // One that was handed out by its host alone is what it is, and written to by others; the set follows it from here on.
+  if (!state?.label?.handedOut) {
+    checkLabel(member, facts, state?.label);
+    await volume.fence?.(fenceOf(facts, lease), {}, signal);
+  }
   if (state?.state === "open") return volume.rollBackWhole!({ force }, signal);
   const isWhole = member.generation > 0 && !member.unsettled;
   if (state || isWhole || force) return undefined;
@@ -148,8 +162,10 @@ export async function handOutAlone(
       `Cannot hand out "${volume.name}": its host does not know it for a replica of a set that it keeps whole generations of ` +
         "(serve --lun PATH,whole does, from the set's first run on). It can be used as it is, if that is known to be right",
     );
+  await volume.takeFence?.();
   const rolledBack = state.state === "open" ? await volume.rollBackWhole!({ force }) : undefined;
   const label = { ...state.label, handedOut: true };
   await volume.labelWhole!(label);
+  await volume.unfence?.();
   return { ...label, rolledBack };
 }

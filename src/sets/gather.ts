@@ -2,10 +2,13 @@
 // the truth and of what is pending (docs/truth.md).
 //
 // Guarantees: nothing is written anywhere, neither to a volume nor to the database: what was decided is in the spool. An
-// extent that can't be read changes nothing. Memory is bounded by one window for each sync point.
+// extent that can't be read changes nothing. What a sync point's host knows to be as it was in step is not looked at there,
+// and where that holds for all of them, and nothing is pending, not even in the truth database. Memory is bounded by one
+// window for each sync point.
+import { append, type Range, union } from "../base/ranges.ts";
 import type { Random } from "../platform/random.ts";
 import { type EntryRun, extentsOfPage, type TruthPage, type TruthStore } from "../truth/store.ts";
-import type { OnlinePoint, Point } from "./points.ts";
+import { isOnline, type OnlinePoint, type Point } from "./points.ts";
 import type { Sink } from "./spool.ts";
 import { ChangeMap, ExtentsByMember } from "./tally.ts";
 import { extentsIn, type Shape } from "./values.ts";
@@ -38,6 +41,8 @@ export interface GatherOptions {
   readonly followers: readonly Point[];
   /** Members that are not asked, and of which nothing is to be pending any more. */
   readonly dropped: readonly number[];
+  /** What may have changed of a sync point since it was in step; undefined, or absent: nobody knows. */
+  readonly changedOf?: (point: Point) => readonly Range[] | undefined;
   readonly random: Random;
   readonly signal: AbortSignal;
 }
@@ -66,12 +71,42 @@ export async function gather(options: GatherOptions, sink: Sink<PageNews>): Prom
     lost: new ExtentsByMember(),
     strayed: new ExtentsByMember(),
   };
-  const pages = Math.ceil(total / extentsOfPage);
-  for (let page = 0; page < pages; page += pagesOfWindow) {
+  for await (const { first: page, count: pages } of itinerary(options, Math.ceil(total / extentsOfPage))) {
     options.signal.throwIfAborted();
     const first = page * extentsOfPage;
-    const count = Math.min(pagesOfWindow * extentsOfPage, total - first);
+    const count = Math.min(pages * extentsOfPage, total - first);
     await new Window(options, tally, first, count).go(sink);
   }
   return tally;
+}
+
+/** Pages that have to be looked at, in order, as many at once as a window has at most. */
+async function* itinerary(options: GatherOptions, total: number): AsyncGenerator<Range> {
+  const { store, set, sides, followers, changedOf } = options;
+  const points = [...sides.map(({ point }) => point), ...followers.filter(isOnline)];
+  const known = points.map((point) => changedOf?.(point));
+  if (known.some((changed) => changed === undefined)) {
+    for (let page = 0; page < total; page += pagesOfWindow)
+      yield { first: page, count: Math.min(pagesOfWindow, total - page) };
+    return;
+  }
+  const changed: Range[] = [];
+  for (const { first, count } of union(known.flat() as Range[], [])) {
+    const from = Math.floor(first / extentsOfPage);
+    append(changed, from, Math.ceil((first + count) / extentsOfPage) - from);
+  }
+  let k = 0;
+  let pending = await store.nextPending(set, 0);
+  /** The first page from this one on that has to be looked at. */
+  const next = async (page: number): Promise<number> => {
+    while (k < changed.length && changed[k]!.first + changed[k]!.count <= page) k++;
+    if (pending !== undefined && pending < page) pending = await store.nextPending(set, page);
+    const changes = changed[k] ? Math.max(changed[k]!.first, page) : total;
+    return Math.min(changes, pending ?? total, total);
+  };
+  for (let page = await next(0); page < total; page = await next(page)) {
+    const first = page++;
+    while (page < total && page - first < pagesOfWindow && (await next(page)) === page) page++;
+    yield { first, count: page - first };
+  }
 }

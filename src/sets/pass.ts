@@ -12,6 +12,7 @@ import type { Volume } from "../volume/volume.ts";
 import { WholeRun } from "../volume/whole-run.ts";
 import { type CarriedOut, carryOut } from "./carry-out.ts";
 import { gather, type PageNews, type Side, type Tally } from "./gather.ts";
+import { History } from "./histories.ts";
 import { isOnline, labelOf, type OnlinePoint, type OpenVolume, type Point, stateOf } from "./points.ts";
 import { Spool, type SpoolFile } from "./spool.ts";
 import type { Extents } from "./tally.ts";
@@ -50,9 +51,11 @@ export type Keep = (volume: Volume, lba: number, blocks: number) => Promise<void
 export interface PassOptions {
   /** Looks at what was decided, right before it is written down. @throws AgentError to stop it */
   readonly check?: (tally: Tally, shape: Shape) => Promise<void> | void;
+  /** Looks at everything, whatever histories say. */
+  readonly full?: boolean;
   /** What else belongs into the transaction. */
   readonly alsoWrite?: (transaction: Transaction, generation: number) => Promise<void>;
-  /** For what is overwritten of a side: it may be somebody's change that nobody else has. */
+  /** For what is overwritten of a side, or of who was one: it may be somebody's change that nobody else has. */
   readonly keep?: Keep;
 }
 
@@ -83,6 +86,8 @@ export interface Settled {
   readonly shape: Shape;
   readonly tally: Tally;
   readonly generation: number;
+  /** By member. */
+  readonly histories: ReadonlyMap<number, History>;
 }
 
 /** Gathers, decides and writes down; no volume is written to. @throws AgentError */
@@ -91,30 +96,53 @@ export async function settle(set: HeldSet, cast: Cast, options: PassOptions): Pr
   const [first] = cast.sides;
   const shape = shapeOf(facts, first!.point);
   await using spool = new Spool<PageNews>(set.spoolFile);
-  const tally = await gather({ set: facts.name, store, shape, ...cast, random, signal }, spool);
+  const histories = await historiesOf(set, cast, shape, options.full ?? false);
+  const changedOf = (point: Point) => histories.get(point.member.id)?.changed;
+  const tally = await gather({ set: facts.name, store, shape, ...cast, changedOf, random, signal }, spool);
   await options.check?.(tally, shape);
   const generation = facts.generation + (tally.changed > 0 || facts.generation === 0 ? 1 : 0);
   const points = [...cast.sides.map(({ point }) => point), ...cast.followers];
   await writeDown(set, shape, generation, points, spool, options);
-  return { shape, tally, generation };
+  return { shape, tally, generation, histories };
+}
+
+/** By member. Where sides have gone their own ways, what they hold is no truth of any time. */
+async function historiesOf(
+  set: HeldSet,
+  { sides, followers }: Cast,
+  shape: Shape,
+  full: boolean,
+): Promise<ReadonlyMap<number, History>> {
+  const histories = new Map<number, History>();
+  if (sides.length > 1 || sides.some(({ restates }) => restates)) return histories;
+  const points = [...sides.map(({ point }) => point), ...followers.filter(isOnline)];
+  await together(
+    points.map(async ({ member, volume }) => {
+      const history = await History.begin(volume, member, { ...set, shape, full });
+      if (history) histories.set(member.id, history);
+    }),
+  );
+  return histories;
 }
 
 /** @throws AgentError */
 export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}): Promise<RunResult> {
   const { store, facts } = set;
-  const { shape, tally, generation } = await settle(set, cast, options);
+  const { shape, tally, generation, histories } = await settle(set, cast, options);
+  await rememberSides(set, cast, tally, histories);
   const sides = cast.sides.map(({ point }) => point);
   const toDo = await store.pendingCounts(facts.name);
   const pendingFor = ({ member }: Point) => toDo.get(member.id) ?? 0;
-  const targets = [...sides.slice(1), ...cast.followers, ...sides.slice(0, 1).filter(pendingFor)];
+  const lacks = (side: Point) => pendingFor(side) > 0 || side.member.keptFirst;
+  const targets = [...sides.slice(1), ...cast.followers, ...sides.slice(0, 1).filter(lacks)];
   const results = await together(
     targets.map((point) => {
       const isSide = sides.some((side) => side === point);
-      return new Update(set, shape, generation, point).go(
-        giversTo(point, cast),
+      return new Update(set, shape, generation, point, histories.get(point.member.id)).go(
+        giversTo(point, cast, lacks),
         pendingFor(point),
         tally,
-        isSide ? options.keep : undefined,
+        isSide || point.member.keptFirst ? options.keep : undefined,
       );
     }),
   );
@@ -129,10 +157,34 @@ export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}):
   };
 }
 
-/** Who has what the truth says: the sides that it was taken from, or for the only one of them, whoever follows it. */
-function giversTo(point: Point, { sides, followers }: Cast): OnlinePoint[] {
-  const givers = sides.filter((side) => side.taken && side.point !== point).map((side) => side.point);
-  return givers.length > 0 ? givers : followers.filter(isOnline);
+/** All that the side held is the truth now; where there are two, neither was in step. */
+async function rememberSides(
+  { lease, store }: HeldSet,
+  { sides }: Cast,
+  tally: Tally,
+  histories: ReadonlyMap<number, History>,
+): Promise<void> {
+  const members = sides.map(({ point }) => point.member);
+  const names = await together(
+    // What can't be read is not what the truth has.
+    members.map(async ({ id }) => (tally.unreadable === 0 ? histories.get(id)?.commit() : undefined)),
+  );
+  const changed = members.map(({ id, history }, k) => ({ id, history, now: names[k] }));
+  const news = changed.filter(({ history, now }) => history !== now);
+  if (news.length === 0) return;
+  await store.write(lease, async (transaction) => {
+    for (const { id, now } of news) await transaction.updateMember(id, { history: now });
+  });
+}
+
+/**
+ * Who has what the truth says: the sides that it was taken from; and whoever follows a side that lacks some of it itself, as
+ * after a failback that was cut off.
+ */
+function giversTo(point: Point, { sides, followers }: Cast, lacks: (side: Point) => boolean): OnlinePoint[] {
+  const taken = sides.filter((side) => side.taken).map((side) => side.point);
+  const all = taken.some(lacks) ? [...taken, ...followers.filter(isOnline)] : taken;
+  return all.filter((giver) => giver !== point);
 }
 
 /** @throws AgentError `size_mismatch` */
@@ -191,8 +243,10 @@ class Update {
   readonly #shape: Shape;
   readonly #generation: number;
   readonly #point: Point;
+  readonly #history: History | undefined;
 
-  constructor(set: HeldSet, shape: Shape, generation: number, point: Point) {
+  constructor(set: HeldSet, shape: Shape, generation: number, point: Point, history: History | undefined) {
+    this.#history = history;
     this.#set = set;
     this.#shape = shape;
     this.#generation = generation;
@@ -223,11 +277,13 @@ class Update {
       }
     }
     const isInStep = carriedOut !== undefined && isDone(carriedOut);
+    const history = isInStep ? await this.#history?.commit() : undefined;
     const state: ReplicaResult["state"] = !volume ? "offline" : isInStep ? "in step" : "behind";
     await this.#note({
       lastResult: reason === undefined ? state : `${state}: ${reason}`,
       lastRunMs: this.#set.clock.nowMs(),
-      ...(isInStep && { generation: this.#generation, unsettled: false }),
+      ...(isInStep && { generation: this.#generation, unsettled: false, keptFirst: false }),
+      ...(history !== undefined && { history }),
     });
     return { name: member.name, address: member.address, state, reason, carriedOut, strayed };
   }

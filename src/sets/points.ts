@@ -2,10 +2,11 @@
 //
 // Guarantees: nothing is asked of a volume, and nothing written to it, before its UUID is that of the volume that was seen
 // first under this name, and its label, where its host keeps one, is that of a replica of this set that is no newer than the
-// truth and was not handed out. What a replica that is online holds is on its medium.
+// truth and was not handed out. A replica that is online takes writes of this run alone, where its host can see to that
+// (Volume.fence), and what it holds is on its medium.
 import { AgentError, messageOf } from "../base/errors.ts";
-import type { Member, SetFacts } from "../truth/store.ts";
-import type { Geometry, SetLabel, Volume, WholeState } from "../volume/volume.ts";
+import type { Lease, Member, SetFacts } from "../truth/store.ts";
+import type { Fence, Geometry, SetLabel, Volume, WholeState } from "../volume/volume.ts";
 
 /** Opens what an address names. @throws AgentError */
 export type OpenVolume = (address: string, writable: boolean) => Promise<Volume>;
@@ -44,6 +45,12 @@ export const labelOf = (
   handedOut,
 });
 
+/** What replicas of the set know a run by. */
+export const fenceOf = ({ uuid }: Pick<SetFacts, "uuid">, { fence }: Lease): Fence => ({
+  set: uuid,
+  number: fence,
+});
+
 /** Opens the sync point that the others are brought to. @throws AgentError for what only the operator can mend */
 export async function openLeader(member: Member, open: OpenVolume, writable = false): Promise<OnlinePoint> {
   const volume = await open(member.address, writable);
@@ -57,13 +64,22 @@ export async function openLeader(member: Member, open: OpenVolume, writable = fa
   }
 }
 
-/** Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. */
+export const cutOff =
+  'a failback was cut off before what it overwrites there was kept; "lunsync failback" goes on with it';
+
+/**
+ * Opens a replica that follows `leader`; offline is who can't be reached, or is somebody else. `keeps`: what is overwritten
+ * of it is kept first, where that has to be.
+ */
 export async function openFollower(
   member: Member,
   leader: Volume,
   facts: SetFacts,
+  lease: Lease,
   open: OpenVolume,
+  keeps = false,
 ): Promise<Point> {
+  if (member.keptFirst && !keeps) return offline(member, cutOff);
   if (member.split)
     return offline(
       member,
@@ -76,8 +92,16 @@ export async function openFollower(
     if (volume.identity.uuid === leader.identity.uuid)
       throw new AgentError("volume_same", `"${member.address}" is the source itself`);
     checkWritable(member, volume);
+    checkLabel(member, facts, (await stateOf(volume))?.label);
+    // What a run sends that sleeps, or sent before it died, must not arrive after what is proved now.
+    await volume.fence?.(fenceOf(facts, lease));
     const state = await stateOf(volume);
-    checkLabel(member, facts, state?.label);
+    try {
+      checkLabel(member, facts, state?.label);
+    } catch (error) {
+      await volume.unfence?.(); // it was handed out meanwhile, by its host alone
+      throw error;
+    }
     const blocksBefore = volume.geometry.blocks;
     await matchSize(member, volume, leader.geometry);
     // What a run that died has written and not flushed must not be proved from a cache.
@@ -116,7 +140,8 @@ export async function disown(volume: Volume): Promise<void> {
   if ((await stateOf(volume))?.label) await volume.labelWhole?.(undefined);
 }
 
-export function checkIdentity(member: Member, volume: Volume): void {
+/** @throws AgentError `identity_mismatch` */
+export function checkIdentity(member: Pick<Member, "name" | "address" | "volumeUuid">, volume: Volume): void {
   const { uuid } = volume.identity;
   if (uuid === undefined)
     throw new AgentError(

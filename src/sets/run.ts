@@ -8,12 +8,14 @@ import type { Member, SetFacts } from "../truth/store.ts";
 import type { Tally } from "./gather.ts";
 import { whileLeased } from "./lease.ts";
 import { byPriority, close, pass, type RunResult, type SetOptions } from "./pass.ts";
-import { openFollower, openLeader } from "./points.ts";
+import { cutOff, openFollower, openLeader } from "./points.ts";
 import { extentsIn, type Shape } from "./values.ts";
 
 export interface RunOptions extends SetOptions {
   /** Instead of the set's own; 0 to 1. */
   readonly maxChange?: number | undefined;
+  /** Looks at everything, also at what has not changed since the last run as far as its host knows. */
+  readonly full?: boolean;
 }
 
 /** Runs a set once. @throws AgentError */
@@ -23,13 +25,15 @@ export async function runSet(name: string, options: RunOptions): Promise<RunResu
     if (facts.paused)
       throw new AgentError("usage", `The set "${name}" is paused; "lunsync set resume ${name}" lets it run`);
     const ours = leaderOf(facts, members);
+    if (ours.keptFirst)
+      throw new AgentError("split_brain", `Cannot run "${name}" from "${ours.name}": ${cutOff}`);
     const leader = await openLeader(ours, options.open);
     const points = [
       leader,
       ...(await Promise.all(
         byPriority(members)
           .filter((member) => member !== ours)
-          .map((member) => openFollower(member, leader.volume, facts, options.open)),
+          .map((member) => openFollower(member, leader.volume, facts, lease, options.open)),
       )),
     ];
     try {
@@ -37,7 +41,10 @@ export async function runSet(name: string, options: RunOptions): Promise<RunResu
       return await pass(
         { ...options, signal, lease, facts },
         { sides: [{ point: leader, taken: true, restates: false }], followers, dropped: [] },
-        { check: (tally, shape) => checkChange(facts, tally, shape, options) },
+        {
+          check: (tally, shape) => checkChange(facts, tally, shape, options),
+          full: options.full ?? false,
+        },
       );
     } finally {
       await close(points);

@@ -3,23 +3,17 @@
 // Guarantees: nothing is written anywhere: what was decided is in the spool. What can't be read changes nothing. A side that
 // restates the truth has its way everywhere; other sides change it where they have changed.
 import { together } from "../base/async.ts";
+import { overlaps } from "../base/ranges.ts";
 import { actionBetween } from "../truth/actions.ts";
-import {
-  type Conflict,
-  decide,
-  type Report,
-  reportOf,
-  reportOffline,
-  type SyncPoint,
-} from "../truth/decide.ts";
+import { decide, type Report, reportOf, reportOffline, type SyncPoint } from "../truth/decide.ts";
 import { type Proof, prove, states } from "../truth/extent-state.ts";
 import { entryToKeep, entryToSend } from "../truth/pending.ts";
 import { recover } from "../truth/recovery.ts";
 import { type EntryRun, extentsOfPage } from "../truth/store.ts";
 import { Contents, type Entry, isSameEntry, sameIdentifier } from "./entries.ts";
 import type { GatherOptions, PageNews, Side, Tally } from "./gather.ts";
-import { type Named, namesOf, type Proved, proofOf, unlessItFails } from "./holdings.ts";
-import { leave, type Point } from "./points.ts";
+import { type Named, namesOf, type Proved, proofOf, proofOfTruth, unlessItFails } from "./holdings.ts";
+import { leave, type OnlinePoint, type Point } from "./points.ts";
 import type { Sink } from "./spool.ts";
 import { unnamed, Zeros } from "./values.ts";
 
@@ -64,9 +58,7 @@ export class Window {
     const gone = await together(dropped.map(tableOf));
     this.#old = tables.map((runs) => this.#contents.entries(runs));
     // The sides first: what the others hold is compared with it, too.
-    this.#named = await together(
-      sides.map(({ point }, k) => namesOf(point.volume, this.#question(tables[k]!))),
-    );
+    this.#named = await together(sides.map(({ point }, k) => this.#name(point, tables[k]!)));
     this.#tally.unreadable += this.#named[0]!.unreadable.size;
     this.#proved = await together(followers.map((point, k) => this.#prove(point, tables[sides.length + k]!)));
     await this.#decide(gone, sink);
@@ -81,10 +73,24 @@ export class Window {
     return { shape, first: this.#first, truth: this.#truth, table, random, signal };
   }
 
+  /** Nothing is pending for it, and its host knows that it holds what it held when it was in step. */
+  #holdsTruth(point: Point, table: readonly EntryRun[]): boolean {
+    const changed = this.#options.changedOf?.(point);
+    const [first, end] = [this.#first, this.#first + this.#count];
+    return table.length === 0 && changed !== undefined && !overlaps(changed, first, end);
+  }
+
+  async #name(point: OnlinePoint, table: readonly EntryRun[]): Promise<Named> {
+    return this.#holdsTruth(point, table)
+      ? { identifiers: this.#truth, unreadable: new Set() }
+      : namesOf(point.volume, this.#question(table));
+  }
+
   /** Undefined if it is offline. Who stops answering is offline from there on. */
   async #prove(point: Point, table: readonly EntryRun[]): Promise<Proved | undefined> {
     const { volume } = point;
     if (!volume) return undefined;
+    if (this.#holdsTruth(point, table)) return proofOfTruth(this.#truth, this.#width);
     return unlessItFails(proofOf(volume, this.#question(table), this.#zeros), this.#options.signal, (error) =>
       leave(point, error.message),
     );

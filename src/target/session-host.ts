@@ -21,6 +21,11 @@ export interface SessionHost {
   readonly memory: Semaphore;
   /** Aborts the tasks of all sessions for which `which` is true; resolves when none of them executes any more. */
   abortTasks(which: (session: TargetSession, task: TargetTask) => boolean): Promise<void>;
+  /**
+   * Closes the connections of these nexuses at once: what they have sent and was not received is gone with them. Resolves when
+   * none of their tasks executes any more.
+   */
+  endNexuses(keys: readonly string[]): Promise<void>;
   /** Closes every connection, after the reply that is queued. */
   dropAll(why: string): void;
   sendTargets(asked: string, session: TargetSession): TextPairs | undefined;

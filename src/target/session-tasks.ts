@@ -253,11 +253,9 @@ export class SessionTasks {
   async #executed(task: TargetTask, result: ScsiResult): Promise<void> {
     const { abortsCommandsOf: ports } = result;
     if (ports) {
-      const unit = this.#session.unitAt(task.start.lun);
-      await this.#session.host.abortTasks(
-        (session, each) =>
-          each !== task && ports.includes(session.nexus.key) && session.unitAt(each.start.lun) === unit,
-      );
+      // What such an initiator has sent may lie in a buffer on its way: it must not be carried out later, whatever becomes of
+      // the reservation until then. Closing the connection aborts its tasks, too.
+      await this.#session.host.endNexuses(ports);
     }
     this.#finish(task, result);
   }

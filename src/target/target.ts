@@ -105,6 +105,7 @@ export class IscsiTarget {
       deviceServer,
       memory: new Semaphore(memoryBytes),
       abortTasks: (which) => this.#abortTasks(which),
+      endNexuses: (keys) => this.#endNexuses(keys, "it was preempted, and its commands aborted"),
       dropAll: (why) => {
         for (const connection of [...this.#connections]) connection.finish(why);
       },
@@ -181,7 +182,7 @@ export class IscsiTarget {
     const before = this.#begins.get(nexus.key);
     const turn = (async () => {
       await before;
-      await this.#reinstate(nexus.key);
+      await this.#endNexuses([nexus.key], "its initiator logged in again");
     })();
     this.#begins.set(nexus.key, turn);
     await turn;
@@ -207,12 +208,12 @@ export class IscsiTarget {
     return session;
   }
 
-  async #reinstate(key: string): Promise<void> {
+  async #endNexuses(keys: readonly string[], why: string): Promise<void> {
     for (const [session, connection] of [...this.#sessions]) {
-      if (session.nexus.key === key) connection.close("its initiator logged in again");
+      if (keys.includes(session.nexus.key)) connection.close(why);
     }
     // Also one whose connection was gone before: what it still writes must not overtake what comes now.
-    const old = [...this.#ending].filter((session) => session.nexus.key === key);
+    const old = [...this.#ending].filter((session) => keys.includes(session.nexus.key));
     await Promise.all(old.map((session) => session.ended()));
   }
 

@@ -219,6 +219,19 @@ export class SqlStore implements TruthStore {
     });
   }
 
+  nextPending(set: string, page: number, member?: number): Promise<number | undefined> {
+    return this.#database.read(`find what is pending in the set ${quoted(set)}`, async (sql) => {
+      const { id } = await findSet(sql, set);
+      // By the index of each member.
+      const [row] = await sql.query(
+        "select min((select min(page) from entries where set_id = members.set_id and member_id = members.id and page >= $2)) " +
+          `as page from members where set_id = $1${member === undefined ? "" : " and id = $3"}`,
+        member === undefined ? [id, page] : [id, page, member],
+      );
+      return row === undefined || row.page === null ? undefined : integerOf(row, "page");
+    });
+  }
+
   pendingCounts(set: string): Promise<ReadonlyMap<number, number>> {
     return this.#database.read(`count what is pending in the set ${quoted(set)}`, async (sql) => {
       const { id } = await findSet(sql, set);

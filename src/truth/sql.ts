@@ -124,6 +124,8 @@ export const migrations = ({
   [
     `alter table sets add column handed_out_to ${integer}`,
     `alter table members add column split ${integer} not null default 0`,
+    `alter table members add column kept_first ${integer} not null default 0`,
+    `alter table members add column history ${text}`,
     `alter table members add column unsettled ${integer} not null default 0`,
   ],
 ];

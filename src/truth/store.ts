@@ -59,11 +59,18 @@ export interface Member {
    * writes to it before a failback has settled that. Its entries begin there: they say where the truth has gone on since.
    */
   readonly split: boolean;
+  /**
+   * A failback has decided against changes that it holds: what is overwritten of it has to be kept first, which only a
+   * failback does, until it is in step.
+   */
+  readonly keptFirst: boolean;
+  /** How its host calls the time at which it was in step last; undefined: it does not remember one. */
+  readonly history: string | undefined;
   /** A run has begun to write to it and has not ended: it may be rolled back to what it held before. */
   readonly unsettled: boolean;
 }
 
-export type NewMember = Omit<Member, "id" | "split" | "unsettled">;
+export type NewMember = Omit<Member, "id" | "split" | "keptFirst" | "history" | "unsettled">;
 
 /** Identifiers of `extentsOfPage` neighbours, as the truth has them. */
 export interface TruthPage {
@@ -126,6 +133,8 @@ export interface Transaction {
         | "lastResult"
         | "lastRunMs"
         | "split"
+        | "keptFirst"
+        | "history"
         | "unsettled"
       >
     >,
@@ -169,6 +178,8 @@ export interface TruthStore extends AsyncDisposable {
   truth(set: string, first: number, count: number): Promise<TruthPage[]>;
   /** Entries of a member in these pages, in order. */
   entries(set: string, member: number, firstPage: number, pages: number): Promise<EntryRun[]>;
+  /** The first page from `page` on that has an entry of this member, or of any; undefined if none has. */
+  nextPending(set: string, page: number, member?: number): Promise<number | undefined>;
   /** Extents for which each member has an entry; 0 for those that have none. */
   pendingCounts(set: string): Promise<ReadonlyMap<number, number>>;
 }

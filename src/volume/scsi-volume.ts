@@ -19,6 +19,7 @@ import {
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
+import { ScsiFence } from "./scsi-fence.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
 import { ScsiPoints } from "./scsi-points.ts";
 import { ScsiWhole } from "./scsi-whole.ts";
@@ -35,6 +36,7 @@ import {
   differences,
   type ExtentCopy,
   type ExtentRun,
+  type Fence,
   type GenerationChanges,
   type Geometry,
   type ReadOptions,
@@ -66,6 +68,7 @@ export class ScsiVolume implements Volume {
   readonly #digests: ScsiDigests | undefined;
   readonly #extents: ScsiExtents | undefined;
   readonly #mapping: ScsiMapping;
+  readonly #fence: ScsiFence;
   readonly #transferBlocksMax: number;
   #zeroByWriteSame = true;
   #unflushedSince: number | undefined;
@@ -92,6 +95,7 @@ export class ScsiVolume implements Volume {
       page &&
       new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#commands.execute(c, s, expected));
     this.#mapping = new ScsiMapping(this.name, (c, s) => this.#commands.execute(c, s));
+    this.#fence = new ScsiFence(this.name, this.#commands);
     this.#traits = unitTraits(facts, this.#extents, commandBytes);
     this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
@@ -399,6 +403,18 @@ export class ScsiVolume implements Volume {
     return new ScsiWhole(this.name, page.volumeUuid, this.#digests, this.#commands, this.#clock);
   }
 
+  fence(run: Fence, options?: { readonly force?: boolean }, signal?: AbortSignal): Promise<boolean> {
+    return this.#fence.take(run, options, signal);
+  }
+
+  takeFence(signal?: AbortSignal): Promise<boolean> {
+    return this.#fence.inherit(signal);
+  }
+
+  unfence(signal?: AbortSignal): Promise<void> {
+    return this.#fence.give(signal);
+  }
+
   async changeMark(): Promise<string | undefined> {
     return undefined; // nothing tells an initiator who else writes
   }
@@ -448,5 +464,6 @@ export class ScsiVolume implements Volume {
   async #recognize(execute: (command: ScsiCommand) => Promise<ScsiOutcome>): Promise<void> {
     this.#commands.reconnected();
     checkSameUnit(this.name, this.facts, await readUnitFacts(execute, this.name), this.#growingTo);
+    await this.#fence.check(execute);
   }
 }

@@ -183,6 +183,14 @@ export interface RolledBack {
   readonly lost: number;
 }
 
+/** Which run of a replication set this is. */
+export interface Fence {
+  /** The set's UUID. */
+  readonly set: string;
+  /** Of its lease: the later the run, the higher. */
+  readonly number: number;
+}
+
 export interface RollBackOptions {
   /** Also where somebody else has written since, and past before-images that are damaged. */
   readonly force?: boolean;
@@ -337,6 +345,23 @@ export interface Volume extends AsyncDisposable {
    * if it is to be handed out while a run is open
    */
   labelWhole?(label: SetLabel | undefined, signal?: AbortSignal): Promise<void>;
+
+  /**
+   * From here on the volume takes writes of this run of a replication set alone, whatever earlier ones have sent or go on
+   * sending; also after this volume was closed, until a later run takes it, or it is given up. False where its host has no
+   * means for that. `force`: takes it from whoever has it. @throws AgentError `volume_in_use` if a later run has it, or
+   * somebody else; likewise from anything that is asked for after somebody else has taken it
+   */
+  fence?(run: Fence, options?: { readonly force?: boolean }, signal?: AbortSignal): Promise<boolean>;
+
+  /**
+   * Takes the place of the run that has fenced the volume, if one has: nothing that it sends is taken any more, and a later one
+   * takes the volume as it would have from that. For who does to a replica what its administrator wants, beside all runs.
+   */
+  takeFence?(signal?: AbortSignal): Promise<boolean>;
+
+  /** Gives up what fence() or takeFence() took: everybody may write. */
+  unfence?(signal?: AbortSignal): Promise<void>;
 
   /** Something that changes whenever the volume may have been written to, or undefined where that can't be told. */
   changeMark(): Promise<string | undefined>;

@@ -278,4 +278,20 @@ describe("memory stays bounded", () => {
     expect(peak).toBeLessThan(256);
     expect(await peakOf(target.child.pid!)).toBeLessThan(256);
   });
+
+  test("of a target whose catalogues are being made while they are compared", async () => {
+    await using folder = await WorkFolder.make("/var/tmp");
+    const files = [folder.file("source"), folder.file("replica")];
+    for (const [i, path] of files.entries()) {
+      await writeFile(path, volumeOf(randomOf(i), 8 * MiB));
+      await truncate(path, 256 * 1024 * MiB);
+    }
+    const luns = files.flatMap((path) => ["--lun", `${path},catalogue`]);
+    await using target = await serve([...luns, "--state-dir", folder.file("state")]);
+    const [source, replica] = target.urls;
+    expect((await lunsync(["compare", source!, replica!])).status).toBe(1);
+    const peak = await peakOf(target.child.pid!);
+    expect(peak).toBeGreaterThan(20);
+    expect(peak).toBeLessThan(256);
+  });
 });

@@ -162,6 +162,35 @@ describe("lunsync set", () => {
     expect(await holds("local")).toBe(true);
   });
 
+  test("takes a replica along when its source grows, and stops when it shrinks", async () => {
+    const world = await under();
+    await using folder = world.folder;
+    await using _served = world.served;
+    const { set, source } = world;
+    // An extent at the end that is no whole one, before and after.
+    const [odd, longer] = [bytes + 512, bytes + 3 * MiB + 1024];
+    expect((await set("run", "db")).status).toBe(0);
+    const sizes = async () => {
+      const files = await Promise.all(["local", "served"].map((name) => readFile(folder.file(name))));
+      return files.map((file) => file.length);
+    };
+    for (const size of [odd, longer]) {
+      await truncate(source, size);
+      const grown = await set("run", "db");
+      expect([grown.status, grown.stderr, await sizes()]).toEqual([0, "", [size, size]]);
+    }
+    const data = bytesOf(randomOf(8), longer);
+    await writeFile(source, data);
+    expect((await set("run", "db")).status).toBe(0);
+    for (const name of ["local", "served"])
+      expect((await readFile(folder.file(name))).equals(data)).toBe(true);
+
+    await truncate(source, odd);
+    const shrunk = await set("run", "db");
+    expect([shrunk.status, shrunk.stderr]).toEqual([4, expect.stringMatching(/replicas are never cut off/)]);
+    expect(await sizes()).toEqual([longer, longer]);
+  });
+
   test.skipIf(!postgresIsThere)(
     "is kept by a server that several hosts share, and ends in words without it",
     async () => {

@@ -51,3 +51,51 @@ test("turns do not overlap, and pauses grow while they fail", async () => {
   await ending;
   expect([failures.length, clock.pending]).toEqual([8, 0]);
 });
+
+test("a turn that is woken for comes at once, or right after the one under way; after a failure it has to wait", async () => {
+  const clock = new FakeClock();
+  const begun: number[] = [];
+  let turn = Promise.withResolvers<void>();
+  const loop = new Loop(
+    clock,
+    1000,
+    () => {
+      begun.push(clock.monotonicMs());
+      return turn.promise;
+    },
+    () => {},
+  );
+  const end = async (error?: Error) => {
+    const { resolve, reject } = turn;
+    turn = Promise.withResolvers();
+    if (error) reject(error);
+    else resolve();
+    await settled();
+  };
+  loop.wake();
+  loop.wake();
+  clock.advance(0);
+  expect(begun).toEqual([0]);
+  loop.wake();
+  clock.advance(100);
+  expect(begun).toEqual([0]); // one at a time
+  await end();
+  clock.advance(0);
+  expect(begun).toEqual([0, 100]);
+  await end();
+  clock.advance(999);
+  expect(begun).toEqual([0, 100]); // what was wanted was done
+  clock.advance(1);
+  expect(begun).toEqual([0, 100, 1100]);
+  loop.wake();
+  await end(new Error("EIO"));
+  loop.wake();
+  clock.advance(1999);
+  expect(begun).toEqual([0, 100, 1100]);
+  clock.advance(1);
+  expect(begun).toEqual([0, 100, 1100, 3100]);
+  await end();
+  await loop[Symbol.asyncDispose]();
+  loop.wake();
+  expect(clock.pending).toBe(0);
+});

@@ -42,7 +42,16 @@ describe.skipIf(!postgresIsThere)("a server", () => {
     await using store = await openPostgresStore(url);
     const { facts, members } = await store.set("vms");
     expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
-    expect(members).toEqual([{ id: 1, ...memberNamed("source"), split: false, unsettled: false }]);
+    expect(members).toEqual([
+      {
+        id: 1,
+        ...memberNamed("source"),
+        split: false,
+        keptFirst: false,
+        history: undefined,
+        unsettled: false,
+      },
+    ]);
   });
 
   test("is refused where it can't be used", async () => {

@@ -67,7 +67,9 @@ test("a database of an older version gets what it lacks, and keeps what it has",
   await using store = await openSqliteStore(path);
   const { facts, members } = await store.set("vms");
   expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
-  expect(members).toEqual([{ id: 1, ...memberNamed("source"), split: false, unsettled: false }]);
+  expect(members).toEqual([
+    { id: 1, ...memberNamed("source"), split: false, keptFirst: false, history: undefined, unsettled: false },
+  ]);
 });
 
 test("what can't be a file is refused", async () => {

@@ -38,6 +38,8 @@ export function transactionContract(
           generation: 1,
           role: "source",
           split: true,
+          keptFirst: true,
+          history: "h",
           unsettled: true,
         });
         await transaction.updateMember(3, {});
@@ -58,6 +60,20 @@ export function transactionContract(
       expect(await at().store.pendingCounts("vms")).toEqual(
         new Map([0, 14, 0].map((count, i) => [i + 1, count])),
       );
+      for (const [page, member, next] of [
+        [0, undefined, 0],
+        [1, undefined, 3],
+        [1, 2, 3],
+        [3, 2, 3],
+        [4, undefined, undefined],
+        [0, 3, undefined],
+        [0, 9, undefined],
+      ] as const)
+        expect([page, member, await at().store.nextPending("vms", page, member)]).toEqual([
+          page,
+          member,
+          next,
+        ]);
       const { facts, members } = await at().store.set("vms");
       expect(facts).toMatchObject({
         blocks: 9,
@@ -75,6 +91,8 @@ export function transactionContract(
         name: "near",
         role: "source",
         split: true,
+        keptFirst: true,
+        history: "h",
         unsettled: true,
       });
       await at().store.write(lease, (transaction) =>

@@ -53,6 +53,8 @@ export const memberNamed = (name: string, priority = 0): NewMember => ({
 export const toVersion1 = [
   "alter table sets drop column handed_out_to",
   "alter table members drop column split",
+  "alter table members drop column kept_first",
+  "alter table members drop column history",
   "alter table members drop column unsettled",
 ];
 

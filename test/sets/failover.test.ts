@@ -1,0 +1,357 @@
+// Failover and failback, in thousands of steps: a replica is handed out, both sides are written to, runs go on, processes die in the
+// middle; then both are brought together. What comes out is known beforehand: nothing that one side wrote is lost unless
+// the operator said so, and then it was kept.
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { AgentError } from "../../src/base/errors.ts";
+import { systemClock } from "../../src/platform/clock.ts";
+import { type FailBackOptions, failBack } from "../../src/sets/failback.ts";
+import { failOver, handOutAlone } from "../../src/sets/failover.ts";
+import type { Keep } from "../../src/sets/pass.ts";
+import { runSet } from "../../src/sets/run.ts";
+import { ConflictError } from "../../src/sets/verdict.ts";
+import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
+import type { TruthStore } from "../../src/truth/store.ts";
+import type { Volume } from "../../src/volume/volume.ts";
+import { WholeKeeper } from "../../src/whole/keeper.ts";
+import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
+import { WorkFolder } from "../support/lunsync.ts";
+import { memoryJournal } from "../support/memory-journal.ts";
+import { MemoryVolume } from "../support/memory-volume.ts";
+
+const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 60);
+const [blockBytes, extentBytes] = [512, 1024];
+const name = "set";
+
+class Killed extends Error {}
+
+class Site {
+  readonly name: string;
+  readonly disk: MemoryVolume;
+  volume: Volume;
+
+  private constructor(disk: MemoryVolume, volume: Volume) {
+    this.name = disk.name;
+    this.disk = disk;
+    this.volume = volume;
+  }
+
+  static async make(at: string, data: Buffer, whole: boolean): Promise<Site> {
+    const disk = new MemoryVolume(at, data, blockBytes, { windowExtentsMax: 40 });
+    Object.assign(disk, { identity: { uuid: `uuid-${at}`, keys: [`memory:${at}`], description: "memory" } });
+    if (!whole) return new Site(disk, disk);
+    const keeper = await WholeKeeper.open(disk, memoryJournal(), "journal", {
+      clock: systemClock,
+      random: { bytes: (count) => bytesOf(randomOf(count), count) },
+      log: () => {},
+      changedMs: async () => undefined,
+    });
+    return new Site(disk, keeper.volume);
+  }
+
+  get content(): Buffer {
+    return Buffer.from(this.disk.cache);
+  }
+}
+
+class World {
+  readonly random: () => number;
+  readonly store: TruthStore;
+  readonly sites: readonly Site[];
+  readonly kept = new Map<string, Buffer>();
+
+  constructor(random: () => number, store: TruthStore, sites: readonly Site[]) {
+    this.random = random;
+    this.store = store;
+    this.sites = sites;
+  }
+
+  static async make(seed: number, store: TruthStore): Promise<World> {
+    const random = randomOf(seed);
+    const bytes = (2 + below(random, 100)) * extentBytes - below(random, 2) * blockBytes;
+    const data = bytesOf(random, bytes).fill(0, below(random, bytes));
+    const sites = [
+      await Site.make("source", data, false),
+      await Site.make("east", Buffer.alloc(bytes), random() < 0.7),
+      await Site.make("west", Buffer.alloc(bytes), random() < 0.5),
+    ];
+    const facts = { name, uuid: "ab".repeat(16), extentBytes, blockBytes: 0, digest: "sha256" };
+    await store.createSet(
+      { ...facts, maxChange: undefined, createdMs: 0 },
+      sites.map((site, priority) => ({
+        name: site.name,
+        address: site.name,
+        role: priority === 0 ? "source" : "replica",
+        priority,
+        volumeUuid: undefined,
+        generation: 0,
+        lastResult: undefined,
+        lastRunMs: undefined,
+      })),
+    );
+    return new World(random, store, sites);
+  }
+
+  site(at: string): Site {
+    return this.sites.find((site) => site.name === at)!;
+  }
+
+  options() {
+    return {
+      store: this.store,
+      open: async (address: string) => this.site(address).volume,
+      clock: systemClock,
+      random: { bytes: (count: number) => bytesOf(this.random, count) },
+      owner: "test",
+      signal: new AbortController().signal,
+      onNotice: () => {},
+    };
+  }
+
+  readonly keep: Keep = async (volume, lba, blocks) => {
+    const buffer = Buffer.alloc(blocks * blockBytes);
+    await volume.read(lba, buffer);
+    const key = `${volume.name} ${lba}`;
+    // What was kept before a death is of that time: the first counts.
+    if (!this.kept.has(key)) this.kept.set(key, buffer);
+  };
+
+  run = () => runSet(name, this.options());
+  failOver = (replica = "east") => failOver(name, { ...this.options(), replica, force: false });
+  failBack = (how: Partial<FailBackOptions> = {}) =>
+    failBack(name, {
+      ...this.options(),
+      prefer: undefined,
+      mix: false,
+      to: undefined,
+      keep: this.keep,
+      ...how,
+    });
+
+  /** Extents that were changed by it; some of them zeros. */
+  write(at: string, extents: readonly number[]): void {
+    const { disk } = this.site(at);
+    for (const extent of extents) {
+      const length = Math.min(extentBytes, disk.cache.length - extent * extentBytes);
+      const data = this.random() < 0.2 ? Buffer.alloc(length) : bytesOf(this.random, length);
+      disk.change(extent * extentBytes, data);
+    }
+  }
+
+  get extents(): number {
+    return Math.ceil(this.sites[0]!.disk.cache.length / extentBytes);
+  }
+
+  some(most: number): number[] {
+    return Array.from({ length: below(this.random, most + 1) }, () => below(this.random, this.extents));
+  }
+
+  /** Does it, but dies first, several times, at some step. */
+  async despiteDeaths<T>(action: () => Promise<T>): Promise<T> {
+    for (let deaths = below(this.random, 4); deaths > 0; deaths--) {
+      let left = below(this.random, 80);
+      for (const { disk } of this.sites)
+        disk.before = () => {
+          if (left-- <= 0) throw new Killed("killed");
+        };
+      const done = await action().then(
+        (value) => ({ value }),
+        (error: unknown) => {
+          if (error instanceof Killed || error instanceof AgentError) return undefined;
+          throw error;
+        },
+      );
+      for (const { disk } of this.sites) disk.before = () => undefined;
+      // Where a death was taken for a replica's failure, it goes on in the end.
+      if (done && left >= 0) return done.value;
+    }
+    return action();
+  }
+}
+
+/** Extents in which they differ. */
+function changedBetween(a: Buffer, b: Buffer): Set<number> {
+  const changed = new Set<number>();
+  for (let at = 0; at < a.length; at += extentBytes)
+    if (!a.subarray(at, at + extentBytes).equals(b.subarray(at, at + extentBytes)))
+      changed.add(at / extentBytes);
+  return changed;
+}
+
+function overlaid(base: Buffer, from: Buffer, extents: Iterable<number>): Buffer {
+  const result = Buffer.from(base);
+  for (const extent of extents)
+    from.copy(result, extent * extentBytes, extent * extentBytes, (extent + 1) * extentBytes);
+  return result;
+}
+
+test("whatever was written to either side comes through, or is kept where the operator gave it up", async () => {
+  await using folder = await WorkFolder.make();
+  const seen = { none: 0, conflicts: 0, east: 0, source: 0, mixed: 0 };
+  for (let seed = 1; seed <= cases; seed++) {
+    await using store = await openSqliteStore(join(folder.path, `${seed}.sqlite`));
+    const world = await World.make(seed, store);
+    const { random } = world;
+    const [source, east, west] = world.sites as [Site, Site, Site];
+    await world.run();
+    if (random() < 0.5) {
+      world.write("source", world.some(3));
+      if (random() < 0.5) await world.run();
+    }
+    await world.despiteDeaths(() => world.failOver());
+    const base = east.content;
+    for (let steps = below(random, 4); steps > 0; steps--) {
+      world.write("east", world.some(2));
+      if (random() < 0.5) world.write("source", world.some(1));
+      if (random() < 0.6) await world.despiteDeaths(() => world.run());
+    }
+    const [atEast, atSource] = [east.content, source.content];
+    const [ours, theirs] = [changedBetween(base, atEast), changedBetween(base, atSource)];
+    const both = [...ours].filter((extent) => theirs.has(extent));
+    const isConflict = ours.size > 0 && theirs.size > 0 && !atEast.equals(atSource);
+    const note = `seed ${seed}`;
+    let expected = ours.size > 0 ? atEast : atSource;
+    let how: Partial<FailBackOptions> = {};
+    if (isConflict) {
+      const refused = await world.failBack().catch((error: unknown) => error);
+      // What both made the same of is in no conflict: then nobody need be asked if nothing else has changed at one of them.
+      const alike = both.filter((extent) => !changedBetween(atEast, atSource).has(extent));
+      const isOneSided = [ours, theirs].some((changed) => changed.size === alike.length);
+      if (isOneSided) expected = ours.size === alike.length ? atSource : atEast;
+      else {
+        seen.conflicts++;
+        expect(refused, note).toBeInstanceOf(ConflictError);
+        const { conflict } = refused as ConflictError;
+        expect(conflict.onlyLeader.count + conflict.both.count + conflict.alike, note).toBe(ours.size);
+        expect(conflict.onlyRival.count + conflict.both.count + conflict.alike, note).toBe(theirs.size);
+        expect([east.content.equals(atEast), source.content.equals(atSource)], note).toEqual([true, true]);
+        const prefer = oneOf(random, ["east", "source", "priority"]);
+        const winner = prefer === "east" ? "east" : "source";
+        const mix = random() < 0.3;
+        how = { prefer, mix };
+        seen[mix ? "mixed" : winner]++;
+        expected = winner === "east" ? atEast : atSource;
+        if (mix) {
+          const merged = overlaid(overlaid(base, atEast, ours), atSource, theirs);
+          expected = overlaid(merged, expected, both);
+        }
+      }
+    } else seen.none++;
+    const done = await world.despiteDeaths(() => world.failBack(how));
+    expect(done.source, note).toBe("source");
+    for (const site of [source, east, west])
+      expect([site.name, site.disk.medium.equals(expected)], note).toEqual([site.name, true]);
+    // Whatever a side had of its own and has no more was kept before it was overwritten.
+    for (const [site, was] of [
+      [east, atEast],
+      [source, atSource],
+    ] as const)
+      for (const extent of changedBetween(was, expected)) {
+        const kept = world.kept.get(`${site.volume.name} ${extent * 2}`);
+        const own = (site === east ? ours : theirs).has(extent);
+        const cut = was.subarray(extent * extentBytes, (extent + 1) * extentBytes);
+        if (own) expect(kept?.equals(cut), `${note}: extent ${extent} of ${site.name}`).toBe(true);
+      }
+    const last = await world.run();
+    expect(last.replicas.map(({ state, pending }) => [state, pending])).toEqual(
+      last.replicas.map(() => ["in step", 0]),
+    );
+    expect(last.changed, note).toBe(0);
+  }
+  // All of it was met.
+  for (const [what, count] of Object.entries(seen)) expect([what, count > 0]).toEqual([what, true]);
+}, 120_000);
+
+async function world(seed: number): Promise<World & AsyncDisposable> {
+  const folder = await WorkFolder.make();
+  const store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const made = await World.make(seed, store);
+  return Object.assign(made, {
+    [Symbol.asyncDispose]: async () => {
+      await store[Symbol.asyncDispose]();
+      await folder[Symbol.asyncDispose]();
+    },
+  });
+}
+
+test("a replica that was handed out is not written to by any run, with the truth database or without", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const east = made.site("east");
+  await made.run();
+  expect(east.volume.traits.keepsWhole).toBe(true);
+  await handOutAlone(east.volume, false);
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const held = east.content;
+  const refused = (await made.run()).replicas.find((replica) => replica.name === "east");
+  expect(refused).toMatchObject({
+    state: "offline",
+    reason: expect.stringMatching(/handed out by a failover/),
+  });
+  expect(east.content.equals(held)).toBe(true);
+  // Both have changed: that is found, and nobody wins by accident.
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  expect(east.content.equals(held)).toBe(true);
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(held)]).toEqual([site.name, true]);
+});
+
+test("a replica that is newer than the truth database, or another set's, is refused", async () => {
+  await using made = await world(2);
+  const east = made.site("east");
+  await made.run();
+  const held = east.content;
+  for (const [label, reason] of [
+    [
+      { set: Buffer.alloc(16, 0xab), generation: 9 },
+      /holds generation 9 of the set, and the truth database knows 1 only/,
+    ],
+    [{ set: Buffer.alloc(16, 0xcd), generation: 1 }, /a replica of another set, cdcd/],
+  ] as const) {
+    await east.volume.labelWhole!({ ...label, handedOut: false });
+    made.write("source", [0]);
+    const replica = (await made.run()).replicas.find((each) => each.name === "east");
+    expect(replica).toMatchObject({ state: "offline", reason: expect.stringMatching(reason) });
+    await expect(made.failOver()).rejects.toMatchObject({
+      code: expect.stringMatching(/replica_newer|identity/),
+    });
+  }
+  expect(east.content.equals(held)).toBe(true);
+});
+
+test("a mixture of two generations is not handed out unless it is asked for", async () => {
+  await using made = await world(4); // east keeps nothing
+  expect(made.site("east").volume.traits.keepsWhole).toBeUndefined();
+  await expect(made.failOver()).rejects.toMatchObject({ code: "not_whole" });
+  await made.run();
+  made.write("source", [0, 1]);
+  const { disk } = made.site("east");
+  let writes = 0;
+  disk.before = (operation) => {
+    if (operation === "write" && ++writes === 2) throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.run();
+  disk.before = () => undefined;
+  await expect(made.failOver()).rejects.toMatchObject({ code: "not_whole" });
+  expect((await made.store.set(name)).facts.handedOutTo).toBeUndefined();
+});
+
+test("the set follows another member for good; the old source is a replica then", async () => {
+  await using made = await world(6);
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  const done = await made.failBack({ to: "east" });
+  expect(done.source).toBe("east");
+  made.write("east", [1]);
+  expect((await made.run()).replicas.map((replica) => [replica.name, replica.state])).toEqual([
+    ["source", "in step"],
+    ["west", "in step"],
+  ]);
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(made.site("east").content)]).toEqual([site.name, true]);
+  // And back, with nobody handed out.
+  const back = await made.failBack({ to: "source" });
+  expect(back.source).toBe("source");
+  expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("source");
+});
