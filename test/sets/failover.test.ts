@@ -13,10 +13,9 @@ import { ConflictError } from "../../src/sets/verdict.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import type { TruthStore } from "../../src/truth/store.ts";
 import type { Volume } from "../../src/volume/volume.ts";
-import { WholeKeeper } from "../../src/whole/keeper.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
-import { memoryJournal } from "../support/memory-journal.ts";
+import { memoryWhole } from "../support/memory-journal.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
 
 const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 60);
@@ -40,13 +39,7 @@ class Site {
     const disk = new MemoryVolume(at, data, blockBytes, { windowExtentsMax: 40 });
     Object.assign(disk, { identity: { uuid: `uuid-${at}`, keys: [`memory:${at}`], description: "memory" } });
     if (!whole) return new Site(disk, disk);
-    const keeper = await WholeKeeper.open(disk, memoryJournal(), "journal", {
-      clock: systemClock,
-      random: { bytes: (count) => bytesOf(randomOf(count), count) },
-      log: () => {},
-      changedMs: async () => undefined,
-    });
-    return new Site(disk, keeper.volume);
+    return new Site(disk, await memoryWhole(disk, () => systemClock.nowMs()));
   }
 
   get content(): Buffer {
