@@ -1,6 +1,6 @@
 // Benchmarks: every figure of ours beside a yardstick that was measured in the same run, with the ratio.
 //
-// npm run bench [-- digests | compare | sync | target | catalogue]
+// npm run bench [-- digests | compare | sync | set | target | catalogue]
 // LUNSYNC_BENCH_DIR    where the volumes are made (default: /dev/shm if there is room, else the temporary folder)
 // LUNSYNC_BENCH_SIZE   bytes of a volume (default 1 GiB)
 // LUNSYNC_BENCH_CELLS  regular expression of the cells of "target" that are wanted (default: all)
@@ -15,12 +15,15 @@ import { catalogue } from "./bench/catalogue.mjs";
 import { benchFolder } from "./bench/common.mjs";
 import { compare } from "./bench/compare.mjs";
 import { digests } from "./bench/digests.mjs";
+import { set } from "./bench/set.mjs";
 import { sync } from "./bench/sync.mjs";
 import { target } from "./bench/target.mjs";
 
 const wanted = process.argv.slice(2);
 const isWanted = (name) => wanted.length === 0 || wanted.includes(name);
-const onVolumes = Object.entries({ compare, sync, target, catalogue }).filter(([name]) => isWanted(name));
+const onVolumes = Object.entries({ compare, sync, set, target, catalogue }).filter(([name]) =>
+  isWanted(name),
+);
 
 process.stdout.write(`${cpus()[0].model}, ${cpus().length} cores, Node ${process.version}\n`);
 if (isWanted("digests")) digests();

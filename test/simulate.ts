@@ -1,15 +1,17 @@
-// Simulations for as long as wanted: npm run simulate [-- --sets --seconds N --seed N --runs N --steps N --tell]
+// Simulations for as long as wanted: npm run simulate [-- --sets --whole --seconds N --seed N --runs N --steps N --tell]
 //
-// Of catalogues, or with --sets of replication sets; --tell says what happens in these. A seed replays its run exactly. The exit
-// status is 1 if something was found.
+// Of catalogues, with --sets of replication sets, or with --whole of whole generations and restore points; --tell says what happens
+// in a set. A seed replays its run exactly. The exit status is 1 if something was found.
 import { parseArgs } from "node:util";
 import { Simulation } from "./catalogue/sim.ts";
 import { SetSimulation } from "./sets/sim.ts";
 import { template } from "./sets/sim-template.ts";
+import { WholeSimulation } from "./whole/sim.ts";
 
 const { values } = parseArgs({
   options: {
     sets: { type: "boolean", default: false },
+    whole: { type: "boolean", default: false },
     seconds: { type: "string", default: "60" },
     seed: { type: "string", default: `${Date.now() % 2 ** 31}` },
     runs: { type: "string", default: "Infinity" },
@@ -35,6 +37,17 @@ async function ofSets(seed: number): Promise<Counts> {
   return simulation.run();
 }
 
+async function ofWhole(seed: number): Promise<Counts> {
+  const simulation = new WholeSimulation(seed);
+  await simulation.run(steps!);
+  return simulation.counts;
+}
+
+const [simulated, which] = values.sets
+  ? [ofSets, "--sets "]
+  : values.whole
+    ? [ofWhole, "--whole "]
+    : [ofCatalogues, ""];
 const deadline = performance.now() + seconds! * 1000;
 let run = 0;
 let found = 0;
@@ -42,13 +55,13 @@ const sum: Record<string, number> = {};
 for (; run < runs! && performance.now() < deadline; run++) {
   const seed = first! + run;
   try {
-    const counts = await (values.sets ? ofSets : ofCatalogues)(seed);
+    const counts = await simulated(seed);
     for (const [key, count] of Object.entries(counts)) sum[key] = (sum[key] ?? 0) + count;
   } catch (error) {
     found++;
     console.error(`FOUND seed ${seed}: ${(error as Error).stack}`);
     console.error(
-      `again: npm run simulate -- ${values.sets ? `--sets --seed ${seed} --runs 1` : `--seed ${seed} --runs 1 --steps ${steps}`}`,
+      `again: npm run simulate -- ${which}--seed ${seed} --runs 1${values.sets ? "" : ` --steps ${steps}`}`,
     );
   }
 }

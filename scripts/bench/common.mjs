@@ -57,8 +57,8 @@ export const program = (name, variable) => {
 };
 
 /** Serves a file as long as `use` runs. */
-export async function withTarget(path, use) {
-  const server = spawn(lunsync, ["serve", "--listen", "127.0.0.1:0", "--lun", path], {
+export async function withTarget(path, use, options = []) {
+  const server = spawn(lunsync, ["serve", "--listen", "127.0.0.1:0", "--lun", path, ...options], {
     stdio: ["ignore", "pipe", "ignore"],
   });
   try {

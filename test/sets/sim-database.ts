@@ -12,6 +12,7 @@ import { failureOf, type Side, SqliteConnections, type Work } from "../../src/tr
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { SqliteFailure, type SqliteFile } from "../../src/truth/sqlite-thread.ts";
 import { extentsOfPage, type TruthStore } from "../../src/truth/store.ts";
+import { oneOf } from "../support/data.ts";
 import { identifierBytes } from "./sim-disk.ts";
 import { simulationsFolder } from "./sim-template.ts";
 import { chance, type Life, type Random } from "./sim-time.ts";
@@ -220,7 +221,7 @@ export class SimDatabase {
     this.counts.cuts++;
     const [file, log] = [readFileSync(this.#path), this.#log()];
     if (known) {
-      const keep = this.random();
+      const keep = oneOf(this.random, [0, this.random(), 1]);
       for (let at = 0; at < log.length; at += sectorBytes) {
         const now = log.subarray(at, at + sectorBytes);
         const then = known.subarray(at, at + sectorBytes);

@@ -10,7 +10,7 @@ import { type Header, journalState } from "../../src/whole/format.ts";
 import { Journal } from "../../src/whole/journal.ts";
 import { WholeVolume } from "../../src/whole/whole-volume.ts";
 import { bytesOf } from "../support/data.ts";
-import { SimJournalFile } from "../whole/sim-journal.ts";
+import { SimDisk as JournalDisk, SimJournalFile, SimLayerFolder } from "../whole/sim-journal.ts";
 import type { SimDisk } from "./sim-disk.ts";
 import { Life, type Random, type SimTime } from "./sim-time.ts";
 
@@ -47,7 +47,10 @@ export class SimHost {
   readonly name: string;
   readonly uuid: string;
   readonly disk: SimDisk;
-  readonly journalFile: SimJournalFile | undefined;
+  /** What has its before-images; undefined: it keeps none. */
+  readonly journal:
+    | { readonly disk: JournalDisk; readonly file: SimJournalFile; readonly layers: SimLayerFolder }
+    | undefined;
   /** Nobody can reach it. */
   offline = false;
   /** It has persistent reservations. */
@@ -74,9 +77,11 @@ export class SimHost {
     this.fences = random() < 0.5;
     this.#life = new Life(time, disk.name);
     if (keepsWhole) {
-      this.journalFile = new SimJournalFile();
+      const journalDisk = new JournalDisk();
+      const file = new SimJournalFile(journalDisk);
+      this.journal = { disk: journalDisk, file, layers: new SimLayerFolder(journalDisk) };
       let before: number = journalState.whole;
-      this.journalFile.onHeader = (header) => {
+      file.onHeader = (header) => {
         if (header.state === journalState.whole && before !== journalState.whole) this.onWhole(header);
         before = header.state;
       };
@@ -95,19 +100,27 @@ export class SimHost {
   async #start(): Promise<void> {
     const life = this.#life;
     this.disk.life = life;
-    if (!this.journalFile) {
+    if (!this.journal) {
       this.#served = this.disk;
       return;
     }
+    const { file, layers } = this.journal;
     const random = { bytes: (count: number) => bytesOf(this.#random, count) };
     for (;;) {
       try {
-        const journal = await Journal.open(this.journalFile.over(life), this.disk, Buffer.alloc(32, 7), {
-          path: `${this.name}.journal`,
-          random,
-          nowMs: () => life.clock.nowMs(),
-          isForeign: async () => false,
-        });
+        const journal = await Journal.open(
+          file.over(life),
+          layers.over(life),
+          this.disk,
+          Buffer.alloc(32, 7),
+          {
+            path: `${this.name}.journal`,
+            random,
+            nowMs: () => life.clock.nowMs(),
+            isForeign: async () => false,
+            log: () => {},
+          },
+        );
         this.#served = new WholeVolume(this.disk, journal);
         return;
       } catch (error) {
@@ -126,7 +139,8 @@ export class SimHost {
     this.#connections.clear();
     if (power) {
       this.disk.powerCut();
-      this.journalFile?.powerCut(this.#random);
+      this.journal?.file.powerCut(this.#random);
+      this.journal?.layers.powerCut(this.#random);
     } else this.disk.evict();
     this.#life = new Life(this.#time, this.name);
     this.disk.life = this.#life;

@@ -223,6 +223,11 @@ export class Judge {
       `"${host.name}" holds the generation of which that is said`,
     );
     this.#demand(member.entries.size === 0, `nothing is pending for "${host.name}", which is in step`);
+    const header = host.served?.journal.header;
+    this.#demand(
+      header === undefined || header.label?.generation === member.generation,
+      `"${host.name}", which is in step, is that generation to its own host`,
+    );
     const strange = this.#strange.get(host)!;
     for (let extent = 0; extent < host.disk.extents; extent++)
       if (!strange.has(extent))

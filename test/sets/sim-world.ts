@@ -135,13 +135,13 @@ export class SimWorld {
     for (const host of [this.source, ...this.replicas]) {
       this.addresses.set(host.name, host);
       host.offline = false;
-      const { disk, journalFile } = host;
+      const { disk, journal } = host;
       disk.room = Number.POSITIVE_INFINITY;
       disk.failsFlush = false;
       disk.lies = false;
       disk.unwritable.clear();
       if (host === this.source) disk.readable();
-      if (journalFile) Object.assign(journalFile, { full: false, failsFlush: false });
+      if (journal) Object.assign(journal.disk, { full: false, failsFlush: false });
     }
     const untilMs = this.time.nowMs + settlingMs;
     while (await this.step(untilMs));

@@ -208,8 +208,8 @@ export class SetSimulation {
     );
   }
 
-  #full({ disk, journalFile }: SimHost): void {
-    if (journalFile && chance(this.#random, 0.5)) journalFile.full = !journalFile.full;
+  #full({ disk, journal }: SimHost): void {
+    if (journal && chance(this.#random, 0.5)) journal.disk.full = !journal.disk.full;
     else disk.room = below(this.#random, 20);
   }
 
