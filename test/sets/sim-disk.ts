@@ -234,9 +234,10 @@ export class SimDisk extends MemoryVolume {
 
   // --- what happens to it ---
 
-  /** A block can't be read until it is written to. */
+  /** A block can't be read until it is written to; a scrub has found it. */
   damage(lba: number): void {
     this.unreadable.add(lba);
+    this.histories?.note(this.extentsOf(lba, this.geometry.blockBytes));
     this.changedMs = this.life.time.nowMs;
   }
 
