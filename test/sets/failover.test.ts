@@ -338,7 +338,13 @@ test("the set follows another member for good; the old source is a replica then"
   made.write("east", [0]);
   const done = await made.failBack({ to: "east" });
   expect(done.source).toBe("east");
-  made.write("east", [1]);
+  // Whoever uses it goes on with that; nobody writes to what follows it.
+  const { east, west } = { east: made.site("east").volume, west: made.site("west").volume };
+  await east.write(2, [Buffer.alloc(blockBytes, 3)]);
+  if (west.traits.keepsWhole)
+    await expect(west.write(0, [Buffer.alloc(blockBytes)])).rejects.toMatchObject({
+      code: "volume_readonly",
+    });
   expect((await made.run()).replicas.map((replica) => [replica.name, replica.state])).toEqual([
     ["source", "in step"],
     ["west", "in step"],
