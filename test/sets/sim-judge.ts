@@ -256,8 +256,10 @@ export class Judge {
   /** Somebody writes to a volume that is none of the set's. */
   foreign(host: SimHost): void {
     const connection = command.getStore();
+    const isRun = connection !== undefined && this.#runs.has(connection.owner);
+    // Whoever was removed and added anew is whom a run sees first.
     this.#demand(
-      !connection || !this.#runs.has(connection.owner),
+      !isRun || this.memberOf(host) !== undefined,
       `nothing is written to another volume, at "${host.name}"`,
     );
   }

@@ -164,8 +164,13 @@ export class SimWorld {
   async end(): Promise<void> {
     const [manager] = this.managers;
     await this.calmly(manager, () => manager.pause(false));
-    for (const host of this.replicas)
-      if (!this.known(host)) await this.calmly(manager, () => manager.add(host));
+    for (const host of this.replicas) {
+      const found = this.judge.state.members.find(({ name }) => name === host.name);
+      // Another volume was seen in its place first.
+      const isOther = found?.uuid !== undefined && found.uuid !== host.uuid;
+      if (isOther) await this.calmly(manager, () => manager.remove(host.name));
+      if (!found || isOther) await this.calmly(manager, () => manager.add(host));
+    }
     const isDone = () =>
       manager.results.at(-1)?.replicas.every(({ state, pending }) => state === "in step" && pending === 0);
     for (let runs = 0; runs < 2 && (runs === 0 || !isDone()); runs++)
