@@ -191,8 +191,11 @@ class FailBack {
     rival: OnlinePoint | undefined,
     followers: readonly Point[],
   ): Promise<{ run: RunResult; isThere: boolean }> {
-    await leader.volume.flush();
-    await rival?.volume.flush();
+    for (const point of [leader, rival]) {
+      // One that a failback has taken back before takes the writes of that alone.
+      await point?.volume.takeFence?.(this.#set.signal);
+      await point?.volume.flush();
+    }
     const verdict = rival && (await this.#judge(leader, rival));
     const sides: Side[] = [{ point: leader, taken: true, restates: false }];
     if (rival && verdict) {
