@@ -214,11 +214,10 @@ export class ScsiFence {
   }
 
   async #found(signal?: AbortSignal): Promise<Found> {
-    const keys = keysOf(this.#name, await this.#commands.execute(askKeys, signal));
-    return {
-      keys,
-      reservation: reservationOf(this.#name, await this.#commands.execute(askReservation, signal)),
-    };
+    // No reservation conflicts with them. A unit that says so all the same is not asked what that means.
+    const ask = (command: ScsiCommand) => this.#commands.execute(command, signal, undefined, true);
+    const keys = keysOf(this.#name, await ask(askKeys));
+    return { keys, reservation: reservationOf(this.#name, await ask(askReservation)) };
   }
 
   /** @throws AgentError `volume_in_use` if the unit is not this run's to take */

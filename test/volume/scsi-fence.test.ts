@@ -290,6 +290,13 @@ describe("a unit that was taken", () => {
   });
 });
 
+test("a unit that answers everything with RESERVATION CONFLICT is not asked for ever", async () => {
+  const { path, volume } = await opened(new UnitUnderTest(), 1);
+  path.now = async () => ({ status: 0x18, sense: undefined, dataIn: Buffer.alloc(0) });
+  expect(await refusal(volume.write(0, block(1)))).toMatch(/^volume_in_use: Command 8ah failed/);
+  expect(await refusal(volume.fence(fence(1)))).toMatch(/^(volume_in_use|protocol_error): /);
+});
+
 test("a unit without persistent reservations is not fenced, and one that tells nonsense is not believed", async () => {
   const unit = new UnitUnderTest();
   const { path, volume } = await opened(unit, 1);
