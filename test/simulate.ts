@@ -1,6 +1,6 @@
-// Simulations for as long as wanted: npm run simulate [-- --sets --seconds N --seed N --runs N --steps N]
+// Simulations for as long as wanted: npm run simulate [-- --sets --whole --seconds N --seed N --runs N --steps N]
 //
-// Of catalogues, or with --sets of replication sets. A seed replays its run: of catalogues exactly, of sets as far as the
+// Of catalogues, with --sets of replication sets, or with --whole of whole generations and restore points. A seed replays its run: exactly, but of sets as far as the
 // database answers in the same order. The exit status is 1 if something was found.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,10 +9,12 @@ import { parseArgs } from "node:util";
 import { openSqliteStore } from "../src/truth/sqlite-store.ts";
 import { Simulation } from "./catalogue/sim.ts";
 import { simulate } from "./sets/sim.ts";
+import { WholeSimulation } from "./whole/sim.ts";
 
 const { values } = parseArgs({
   options: {
     sets: { type: "boolean", default: false },
+    whole: { type: "boolean", default: false },
     seconds: { type: "string", default: "60" },
     seed: { type: "string", default: `${Date.now() % 2 ** 31}` },
     runs: { type: "string", default: "Infinity" },
@@ -39,6 +41,17 @@ async function ofSets(seed: number): Promise<Counts> {
   }
 }
 
+async function ofWhole(seed: number): Promise<Counts> {
+  const simulation = new WholeSimulation(seed);
+  await simulation.run(steps!);
+  return simulation.counts;
+}
+
+const [simulated, which] = values.sets
+  ? [ofSets, "--sets "]
+  : values.whole
+    ? [ofWhole, "--whole "]
+    : [ofCatalogues, ""];
 const deadline = performance.now() + seconds! * 1000;
 let run = 0;
 let found = 0;
@@ -46,14 +59,12 @@ const sum: Record<string, number> = {};
 for (; run < runs! && performance.now() < deadline; run++) {
   const seed = first! + run;
   try {
-    const counts = await (values.sets ? ofSets : ofCatalogues)(seed);
+    const counts = await simulated(seed);
     for (const [key, count] of Object.entries(counts)) sum[key] = (sum[key] ?? 0) + count;
   } catch (error) {
     found++;
     console.error(`FOUND seed ${seed}: ${(error as Error).stack}`);
-    console.error(
-      `again: npm run simulate -- ${values.sets ? "--sets " : ""}--seed ${seed} --runs 1 --steps ${steps}`,
-    );
+    console.error(`again: npm run simulate -- ${which}--seed ${seed} --runs 1 --steps ${steps}`);
   }
 }
 console.log(`${run} runs from seed ${first}, ${found} findings; ${JSON.stringify(sum)}`);

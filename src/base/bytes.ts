@@ -1,4 +1,7 @@
-// Runs of bytes that lie in several buffers.
+// Runs of bytes that lie in several buffers; bytes that are nothing.
+
+/** True of zeros, by which a format says that there is no name here. */
+export const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0);
 
 export function lengthOf(pieces: readonly Buffer[]): number {
   let length = 0;

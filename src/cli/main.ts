@@ -27,6 +27,7 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   sync: async () => (await import("./synchronize.ts")).addSync,
   undo: async () => (await import("./undo.ts")).addUndo,
   rollback: async () => (await import("./rollback.ts")).addRollback,
+  points: async () => (await import("./points.ts")).addPoints,
   scrub: async () => (await import("./scrub.ts")).addScrub,
   set: async () => (await import("./set.ts")).addSet,
   failover: async () => (await import("./failover.ts")).addFailover,

@@ -43,6 +43,14 @@ export function parseBandwidth(text: string): number {
   return bytes;
 }
 
+/** Bytes: `200G`. */
+export function parseSpace(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes === undefined || bytes < MiB)
+    throw new InvalidArgumentError("a size is a number of bytes of at least 1M, such as 200G.");
+  return bytes;
+}
+
 const durationUnits = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 } as const;
 
 /** Milliseconds: `90s`, `12h`, `7d`. */

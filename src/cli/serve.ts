@@ -16,8 +16,9 @@ import { AccessPolicy, parseInitiatorRule } from "../target/access.ts";
 import { DeviceServer } from "../target/device-server.ts";
 import type { ChapPolicy } from "../target/login.ts";
 import { IscsiTarget } from "../target/target.ts";
+import { parseKeep } from "../whole/keep-policy.ts";
 import { logLine } from "./log.ts";
-import { parseBandwidth, parseBlockSize, parseDuration } from "./options.ts";
+import { parseBandwidth, parseBlockSize, parseDuration, parseSpace } from "./options.ts";
 import { ServedUnits } from "./served-units.ts";
 import { version } from "./version.ts";
 import { defaultTargetName } from "./volumes.ts";
@@ -36,6 +37,8 @@ interface ServeOptions {
   readonly from?: readonly string[];
   readonly scrubEvery?: number;
   readonly scrubRate?: number;
+  readonly keep?: string;
+  readonly keepSpace?: number;
   readonly json?: boolean;
 }
 
@@ -50,7 +53,7 @@ export function addServe(program: Command): void {
     .description("Serves files and block devices as LUNs 0, 1, … and prints the URL of each, one a line.")
     .requiredOption(
       "--lun <PATH[,OPTION...]>",
-      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it, `,catalogue` keeps the digests of its extents, so that what nobody wrote need not be read, `,whole` keeps what a synchronization overwrites until it is finished (may be repeated)",
+      "a file or block device; `,ro` refuses writes, `,removable` lets initiators eject and load it, `,catalogue` keeps the digests of its extents, so that what nobody wrote need not be read, `,whole` keeps what a synchronization overwrites until it is finished, and `,keep=24h+7d+4w` with it these restore points (may be repeated)",
       collect,
     )
     .option(
@@ -89,6 +92,15 @@ export function addServe(program: Command): void {
       parseDuration,
     )
     .option("--scrub-rate <BYTES>", "bytes a second of a scrub, such as 50M (default 32M)", parseBandwidth)
+    .option(
+      "--keep <POLICY>",
+      "restore points of each LUN with `,whole`: 24h,7d,4w keeps the newest of each of the last 24 hours, 7 days and 4 weeks, 5 the last 5, none drops all (default those that there are)",
+    )
+    .option(
+      "--keep-space <SIZE>",
+      "what the restore points of a LUN may take in the state directory, such as 200G: the oldest are given up (default all there is)",
+      parseSpace,
+    )
     .option("--json", "print the LUNs as one JSON object, once they are served")
     .addHelpText(
       "after",
@@ -99,6 +111,7 @@ Examples:
       --initiator 'iqn.2026-11.com.example:backup-*,ro' --from 192.0.2.0/24
   lunsync serve --lun /dev/vg0/db --lun /dev/vg0/www \
       --initiator iqn.2026-11.com.example:db1,lun=0 --initiator iqn.2026-11.com.example:www1,lun=1
+  lunsync serve --lun /dev/vg1/db,whole --keep 24h,7d,4w --keep-space 200G
   lunsync serve --listen 0.0.0.0:3260 --lun /dev/vg0/db --lun /dev/vg0/www,ro \\
       --target iqn.2026-11.com.example:backup --chap agent --chap-secret-file /etc/lunsync/secret
 
@@ -208,9 +221,12 @@ async function serve(options: ServeOptions): Promise<number> {
     logLine("warning", `it listens on ${host} without CHAP: whoever reaches it can read and write the LUNs`);
   }
   const stopped = signalled();
+  const stateFolder = options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync";
   await using served = await ServedUnits.open(options.lun, {
-    stateFolder: options.stateDir ?? process.env.STATE_DIRECTORY ?? "/var/lib/lunsync",
+    stateFolder,
     blockSize: options.blockSize,
+    keep: options.keep === undefined ? undefined : parseKeep(options.keep),
+    keepBytes: options.keepSpace,
     scrub:
       options.scrubEvery === undefined
         ? undefined
@@ -219,6 +235,7 @@ async function serve(options: ServeOptions): Promise<number> {
   const { units } = served;
   const names = { targetName, portalGroupTag, revision: version.split(".").slice(0, 2).join(".") };
   const deviceServer = new DeviceServer(names, units);
+  await served.offerPoints(deviceServer, stateFolder);
   const target = new IscsiTarget({
     deviceServer,
     chap,

@@ -12,11 +12,16 @@ import { Loop } from "../platform/loop.ts";
 import { systemRandom } from "../platform/random.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
 import { AtomicJournal } from "../target/atomic-journal.ts";
+import type { DeviceServer } from "../target/device-server.ts";
+import { ExposedPoints } from "../target/exposed-points.ts";
+import { ExposedStore } from "../target/exposed-store.ts";
 import { LogicalUnit } from "../target/logical-unit.ts";
 import { ReservationStore } from "../target/reservation-store.ts";
 import { UnitReservations } from "../target/unit-reservations.ts";
 import type { Volume } from "../volume/volume.ts";
+import { type KeepPolicy, parseKeep } from "../whole/keep-policy.ts";
 import { openWhole, type WholeKeeper } from "../whole/keeper.ts";
+import { WholePoints } from "../whole/points.ts";
 import { logLine } from "./log.ts";
 import { extentBytesDefault } from "./options.ts";
 import { isScsiAddress, openVolume } from "./volumes.ts";
@@ -29,20 +34,26 @@ interface LunOptions {
   readonly removable: boolean;
   readonly catalogue: boolean;
   readonly whole: boolean;
+  /** Which restore points are kept; what `--keep` says if undefined. */
+  readonly keep: KeepPolicy | undefined;
 }
 
 export function parseLun(text: string): LunOptions {
   if (isScsiAddress(text)) {
     throw new AgentError("usage", `Cannot serve "${text}": a LUN is a file or a block device of this host`);
   }
-  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable|catalogue|whole))*)$/s.exec(text)!;
+  const [, path, options] = /^(.*?)((?:,(?:ro|rw|removable|catalogue|whole|keep=[^,]*))*)$/s.exec(text)!;
   const given = options!.split(",");
+  const keep = given.findLast((each) => each.startsWith("keep="));
+  if (keep && !given.includes("whole"))
+    throw new AgentError("usage", `Cannot keep restore points of "${path}": ",${keep}" needs ",whole"`);
   return {
     path: path!,
     readonly: given.includes("ro"),
     removable: given.includes("removable"),
     catalogue: given.includes("catalogue"),
     whole: given.includes("whole"),
+    keep: keep === undefined ? undefined : parseKeep(keep.slice("keep=".length)),
   };
 }
 
@@ -61,10 +72,18 @@ async function recoveredJournal(stateFolder: string, volume: Volume, uuid: strin
   return journal;
 }
 
+interface Kept {
+  readonly unit: LogicalUnit;
+  readonly keeper: WholeKeeper;
+}
+
 interface Surroundings {
   readonly stateFolder: string;
   /** Logical blocks of files; the default if undefined. */
   readonly blockSize: number | undefined;
+  /** Which restore points are kept of what keeps its last whole generation, and what they may take. */
+  readonly keep: KeepPolicy | undefined;
+  readonly keepBytes: number | undefined;
   /** Of what has a catalogue; none if undefined. */
   readonly scrub: { readonly everyMs: number; readonly bytesPerSecond: number } | undefined;
 }
@@ -73,6 +92,8 @@ export class ServedUnits implements AsyncDisposable {
   readonly units: LogicalUnit[] = [];
   /** In the order in which they are to be closed. */
   readonly #keepers: AsyncDisposable[] = [];
+  readonly #kept: Kept[] = [];
+  readonly #exposed: ExposedPoints[] = [];
 
   /** Opens what `--lun` names, in this order. @throws AgentError what openVolume() throws, `state_damaged`, … */
   static async open(luns: readonly string[], around: Surroundings): Promise<ServedUnits> {
@@ -112,6 +133,8 @@ export class ServedUnits implements AsyncDisposable {
           random: systemRandom,
           log: logLine,
           changedMs: () => lastChangeMs(path),
+          keep: options.keep ?? around.keep,
+          keepBytes: around.keepBytes,
         });
         volume = whole.volume;
       }
@@ -123,9 +146,10 @@ export class ServedUnits implements AsyncDisposable {
       const journal = readonly ? undefined : await recoveredJournal(stateFolder, volume, uuid);
       const clock = systemClock;
       const lun = this.units.length;
-      this.units.push(
-        new LogicalUnit(lun, volume, { readonly, removable, reservations, journal, uuid, clock }),
-      );
+      const about = { readonly, removable, reservations, journal, uuid, clock };
+      const unit = new LogicalUnit(lun, volume, about);
+      this.units.push(unit);
+      if (whole) this.#kept.push({ unit, keeper: whole });
       for (const each of [keeper, whole]) if (each) this.#keepers.push(each);
       keeper?.start();
     } catch (error) {
@@ -148,6 +172,19 @@ export class ServedUnits implements AsyncDisposable {
       fill: true,
       scrub,
     });
+  }
+
+  /** Shows restore points as LUNs of `server`; those that are shown already come first. @throws AgentError `state_damaged` */
+  async offerPoints(server: DeviceServer, stateFolder: string): Promise<void> {
+    for (const { unit, keeper } of this.#kept) {
+      const store = new ExposedStore(join(stateFolder, "exposed", unit.volumeUuid), unit.volumeUuid);
+      const source = new WholePoints(keeper.volume);
+      const points = new ExposedPoints({ unit, source, server, store, clock: systemClock, log: logLine });
+      await points.restore();
+      this.#exposed.push(points);
+      unit.points = points;
+      keeper.start();
+    }
   }
 
   /** Everything that was written is on disk. @throws AgentError for the first volume of which that is not so */
@@ -180,6 +217,7 @@ export class ServedUnits implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const points of this.#exposed) await points[Symbol.asyncDispose]();
     for (const keeper of this.#keepers) await keeper[Symbol.asyncDispose]();
     for (const { volume, journal } of this.units) {
       await volume[Symbol.asyncDispose]();

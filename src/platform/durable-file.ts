@@ -11,6 +11,14 @@ async function syncFolder(path: string): Promise<void> {
   await folder.sync();
 }
 
+/** Makes the folder of a file, and those above it. */
+async function makeFolderOf(path: string): Promise<void> {
+  const folder = dirname(path);
+  const first = await mkdir(folder, { recursive: true, mode: 0o700 });
+  if (first === undefined) return;
+  for (let made = folder; made.length >= first.length; made = dirname(made)) await syncFolder(made);
+}
+
 export const fileExists = (path: string): boolean => existsSync(path);
 
 /** The text of a file; undefined if there is none. */
@@ -26,7 +34,7 @@ export async function readTextFile(path: string): Promise<string | undefined> {
 /** Puts `text` in the place of what the file held; makes its folders. */
 export async function replaceFile(path: string, text: string): Promise<void> {
   const next = `${path}.new`;
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await makeFolderOf(path);
   {
     await using file = await open(next, "w", 0o600);
     await file.writeFile(text);
@@ -52,6 +60,13 @@ export async function filesIn(path: string): Promise<string[]> {
   }
 }
 
+/** Likewise, and a power cut brings none back that was removed. */
+export async function lastingFilesIn(path: string): Promise<string[]> {
+  const names = await filesIn(path);
+  if (existsSync(path)) await syncFolder(`${path}/.`);
+  return names;
+}
+
 /** Gives a file another name in its folder. */
 export async function renameFile(from: string, to: string): Promise<void> {
   await rename(from, to);
@@ -66,7 +81,7 @@ export async function removeFile(path: string): Promise<void> {
 
 /** Makes a file of at least `bytes` zeros where it is not there yet, and its folders. */
 export async function makeFile(path: string, bytes: number): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await makeFolderOf(path);
   await using file = await open(path, "a", 0o600);
   if ((await file.stat()).size < bytes) {
     await file.truncate(bytes);
@@ -80,7 +95,7 @@ export async function makeFile(path: string, bytes: number): Promise<void> {
  * opened: closing it would end the locks that this process has on it. Returns its size.
  */
 export async function makePrivateFile(path: string): Promise<number> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await makeFolderOf(path);
   try {
     await using _file = await open(path, "wx", 0o600);
   } catch (error) {
@@ -89,12 +104,4 @@ export async function makePrivateFile(path: string): Promise<number> {
   }
   await syncFolder(path);
   return 0;
-}
-
-/** Leaves the first `kept` bytes of a file as they are, and makes the rest of it a hole, up to `bytes`. */
-export async function emptyFileBehind(path: string, kept: number, bytes: number): Promise<void> {
-  await using file = await open(path, "r+");
-  await file.truncate(kept);
-  await file.truncate(bytes);
-  await file.sync();
 }

@@ -189,6 +189,7 @@ export interface VendorPage {
   readonly grow: boolean;
   /** It keeps before-images of the open run. */
   readonly whole: boolean;
+  readonly points: boolean;
   /** What the catalogue is of: an index into the digests, log2 of blocks, log2 of the fan-out. */
   readonly catalogueDigest: number;
   readonly catalogueExtentSize: number;

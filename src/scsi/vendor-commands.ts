@@ -39,6 +39,9 @@ export const vendorFunction = {
   rollBack: 0x0d,
   wholeState: 0x0e,
   setLabel: 0x0f,
+  listPoints: 0x14,
+  exposePoint: 0x15,
+  withdrawPoint: 0x16,
 } as const;
 
 /** SOURCE: where the device server may take the identifiers from. */
@@ -198,6 +201,7 @@ export const vendorPageHeader = layout({
     volumeUuid: raw(36, 16),
     generation: u64(52),
     numberOfDigests: u16(60),
+    points: flag(62, 7),
     whole: flag(62, 5),
     grow: flag(62, 4),
     histories: flag(62, 3),

@@ -40,13 +40,13 @@ export interface CarriedOut {
 export async function carryOut(options: CarryOutOptions): Promise<CarriedOut> {
   const done: CarriedOut = { written: 0, bytes: 0, proved: 0, later: 0, refused: 0 };
   const { store, lease, member, shape, signal } = options;
-  const pages = Math.ceil(extentsIn(shape) / extentsOfPage);
+  // What stays pending is passed, too.
+  const next = (page: number) => store.nextPending(lease.set, page, member);
   let before = Promise.resolve();
   try {
-    for (let page = 0; page < pages; page += pagesOfWindow) {
+    for (let page = await next(0); page !== undefined; page = await next(page + pagesOfWindow)) {
       signal.throwIfAborted();
       const runs = await store.entries(lease.set, member, page, pagesOfWindow);
-      if (runs.length === 0) continue;
       const truth = new Zeros(shape).of(page * extentsOfPage, extentsFrom(shape, page));
       for (const { number, identifiers } of await store.truth(lease.set, page, pagesOfWindow))
         identifiers.copy(truth, (number - page) * extentsOfPage * shape.digest.identifierBytes);

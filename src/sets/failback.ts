@@ -7,6 +7,7 @@
 // Who is cut off in the middle does it again.
 import { AgentError } from "../base/errors.ts";
 import type { Member } from "../truth/store.ts";
+import type { Volume } from "../volume/volume.ts";
 import { gather, type Side, type Tally } from "./gather.ts";
 import { whileLeased } from "./lease.ts";
 import {
@@ -20,7 +21,15 @@ import {
   type SetOptions,
   shapeOf,
 } from "./pass.ts";
-import { labelOf, type OnlinePoint, openFollower, openLeader, type Point, stateOf } from "./points.ts";
+import {
+  fenceOf,
+  labelOf,
+  type OnlinePoint,
+  openFollower,
+  openLeader,
+  type Point,
+  stateOf,
+} from "./points.ts";
 import { leaderOf } from "./run.ts";
 import { nowhere } from "./spool.ts";
 import { type ConflictReport, conflictReport, type Preference, type Verdict, verdictOn } from "./verdict.ts";
@@ -201,8 +210,9 @@ class FailBack {
     const options: PassOptions = {
       check: async (tally) => {
         checkLosses(tally, sides, verdict);
-        // From here on nobody else is to write to either.
-        for (const point of [leader, rival]) if (point) await this.#takeBack(point);
+        // From here on nobody else is to write to either; but who is only read, and followed afterwards, stays in use.
+        const staysInUse = leader.member.name === to && sides[0]!.point === leader && !verdict?.mixed;
+        for (const point of [staysInUse ? undefined : leader, rival]) if (point) await this.#takeBack(point);
       },
       keep: this.#options.keep,
       alsoWrite: async (transaction) => {
@@ -219,8 +229,9 @@ class FailBack {
     const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
     await this.#refresh();
     const isThere = await this.#end(to, run);
-    // Whom the set follows now is written to by others.
-    if (isThere) await followers.find(({ member }) => member.name === to)?.volume?.unfence?.();
+    const points = [leader, ...(rival ? [rival] : []), ...followers];
+    const target = points.find(({ member }) => member.name === to);
+    if (isThere && target?.volume) await this.#giveOut(target.volume);
     return { run, isThere };
   }
 
@@ -287,11 +298,20 @@ class FailBack {
     return verdict;
   }
 
-  /** It is the set's again. */
+  /** It is the set's again: its host refuses the writes of others. */
   async #takeBack({ volume }: OnlinePoint): Promise<void> {
-    const state = await stateOf(volume);
-    if (state?.label?.handedOut)
-      await volume.labelWhole?.(labelOf(this.#set.facts, state.label.generation), this.#set.signal);
+    const { facts, lease, signal } = this.#set;
+    await volume.fence?.(fenceOf(facts, lease), {}, signal);
+    const label = (await stateOf(volume))?.label;
+    if (label?.handedOut) await volume.labelWhole?.(labelOf(facts, label.generation), signal);
+  }
+
+  /** The set follows it from here on: it takes the writes of others. */
+  async #giveOut(volume: Volume): Promise<void> {
+    const { facts, signal } = this.#set;
+    const label = (await stateOf(volume))?.label;
+    if (label && !label.handedOut) await volume.labelWhole?.(labelOf(facts, facts.generation, true), signal);
+    await volume.unfence?.(signal);
   }
 }
 

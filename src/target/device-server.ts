@@ -63,16 +63,18 @@ export class DeviceServer {
   readonly names: TargetNames;
   /** For data in both directions. */
   readonly buffers = new BufferPool(idleBytesMax);
-  readonly #units: ReadonlyMap<number, LogicalUnit>;
-  readonly #tables: ReadonlyMap<LogicalUnit, Record<"all" | "plain", CommandTable>>;
+  readonly #units: Map<number, LogicalUnit>;
+  readonly #tables = new Map<LogicalUnit, Record<"all" | "plain", CommandTable>>();
+  readonly #commands: readonly Command[];
+  readonly #nexuses = new Set<Nexus>();
 
   constructor(names: TargetNames, units: readonly LogicalUnit[]) {
     this.names = names;
     this.#units = new Map(units.map((unit) => [unit.lun, unit]));
-    const commands = [
+    this.#commands = [
       ...primaryCommands({
         names,
-        luns: (nexus) => this.#luns(nexus),
+        luns: (nexus) => this.#reportedLuns(nexus),
         table: (unit, nexus) => this.#table(unit, nexus),
       }),
       ...targetPortCommands,
@@ -89,13 +91,45 @@ export class DeviceServer {
       ...digestCommands,
       ...extentCommands(this.buffers),
     ];
-    this.#tables = new Map(
-      units.map((unit) => {
-        const offered = commands.filter((each) => each.offeredBy(unit));
-        const plain = offered.filter((each) => !each.vendor);
-        return [unit, { all: new CommandTable(offered), plain: new CommandTable(plain) }];
-      }),
-    );
+    for (const unit of units) this.#offer(unit);
+  }
+
+  #offer(unit: LogicalUnit): void {
+    const offered = this.#commands.filter((each) => each.offeredBy(unit));
+    const plain = offered.filter((each) => !each.vendor);
+    this.#tables.set(unit, { all: new CommandTable(offered), plain: new CommandTable(plain) });
+  }
+
+  has(lun: number): boolean {
+    return this.#units.has(lun);
+  }
+
+  /** A unit that was not there. Initiators that find it are told that there are others now. */
+  add(unit: LogicalUnit): void {
+    this.#units.set(unit.lun, unit);
+    this.#offer(unit);
+    this.#inventoryChanged(unit);
+    for (const nexus of this.#nexuses) if (sees(nexus.rights, unit.seenWith)) unit.nexusBegan(nexus);
+  }
+
+  /** A unit that is not there any more, and does nothing when this resolves but what was read of it before. */
+  async remove(unit: LogicalUnit): Promise<void> {
+    if (this.#units.get(unit.lun) !== unit) return;
+    this.#units.delete(unit.lun);
+    this.#inventoryChanged(unit);
+    await unit.stop();
+    this.#tables.delete(unit);
+  }
+
+  #inventoryChanged(by: LogicalUnit): void {
+    const told = [...this.#nexuses].filter(({ rights }) => sees(rights, by.seenWith)).map(({ key }) => key);
+    for (const unit of this.#units.values()) if (unit !== by) unit.tell(told, "reportedLunsChanged");
+  }
+
+  /** What REPORT LUNS answers; who has asked need not be told any more (SPC-4, 6.33). */
+  #reportedLuns(nexus: Nexus): number[] {
+    for (const unit of this.units(nexus)) unit.dropAttention(nexus, "reportedLunsChanged");
+    return this.#luns(nexus);
   }
 
   /** Ends what goes on without a task. */
@@ -105,18 +139,19 @@ export class DeviceServer {
 
   /** The units that are there for an initiator. */
   units({ rights }: Nexus): readonly LogicalUnit[] {
-    return [...this.#units.values()].filter((unit) => sees(rights, unit.lun));
+    return [...this.#units.values()].filter((unit) => sees(rights, unit.seenWith));
   }
 
   /** The unit at a LUN, if it is there for an initiator. */
   unit({ rights }: Nexus, lunField: bigint): LogicalUnit | undefined {
     const lun = lunOf(lunField);
-    return lun === undefined || !sees(rights, lun) ? undefined : this.#units.get(lun);
+    const unit = lun === undefined ? undefined : this.#units.get(lun);
+    return unit && sees(rights, unit.seenWith) ? unit : undefined;
   }
 
   /** True if an initiator may do what concerns all units. */
   seesAll({ rights }: Nexus): boolean {
-    return [...this.#units.keys()].every((lun) => sees(rights, lun));
+    return [...this.#units.values()].every((unit) => sees(rights, unit.seenWith));
   }
 
   /** The commands that an initiator has: those that it may not use are as if they were not there. */
@@ -125,10 +160,12 @@ export class DeviceServer {
   }
 
   nexusBegan(nexus: Nexus): void {
+    this.#nexuses.add(nexus);
     for (const unit of this.units(nexus)) unit.nexusBegan(nexus);
   }
 
   nexusEnded(nexus: Nexus): void {
+    this.#nexuses.delete(nexus);
     for (const unit of this.units(nexus)) unit.nexusEnded(nexus);
   }
 
@@ -222,7 +259,7 @@ export class DeviceServer {
       case 0x12:
         return inquiryResult(undefined, this.names, nexus, inquiry.decode(cdb));
       case 0xa0:
-        return reportLunsResult(this.#luns(nexus), reportLuns.decode(cdb));
+        return reportLunsResult(this.#reportedLuns(nexus), reportLuns.decode(cdb));
       case 0x03: {
         const { desc, allocationLength } = requestSense.decode(cdb);
         return dataInResult(encodeSense(sense("logicalUnitNotSupported"), desc), allocationLength);

@@ -71,6 +71,7 @@ export function vendorPageOf(unit: LogicalUnit): Buffer {
     ...catalogueOf(unit),
     grow: unit.volume.traits.grows ?? false,
     whole: unit.volume.traits.keepsWhole ?? false,
+    points: unit.points !== undefined,
     smallestExtentSize: 0,
     largestExtentSize: Math.log2(extentBytesMax / blockBytes),
     preferredExtentSize: Math.log2(preferredExtentBytes / blockBytes),

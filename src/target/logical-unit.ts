@@ -6,10 +6,11 @@ import { Semaphore } from "../base/async.ts";
 import { AgentError } from "../base/errors.ts";
 import type { Clock } from "../platform/clock.ts";
 import { formatUuid, parseUuid } from "../scsi/inquiry-data.ts";
-import { type Condition, type Sense, sense } from "../scsi/sense.ts";
+import { type Condition, isCondition, type Sense, sense } from "../scsi/sense.ts";
 import type { RolledBack, Volume } from "../volume/volume.ts";
 import type { AtomicJournal } from "./atomic-journal.ts";
 import type { CopyStatus } from "./copy-commands.ts";
+import type { ExposedPoints } from "./exposed-points.ts";
 import { type HeldLimits, HeldResults } from "./held-results.ts";
 import { ModeParameters } from "./mode-parameters.ts";
 import type { Nexus } from "./nexus.ts";
@@ -44,6 +45,10 @@ export class LogicalUnit {
   readonly journal: AtomicJournal | undefined;
   /** 16 bytes. */
   readonly uuid: Buffer;
+  /** Who finds that LUN finds this one. */
+  readonly seenWith: number;
+  /** Its restore points, where it keeps any. */
+  points: ExposedPoints | undefined;
   readonly #clock: Clock;
   readonly #nexuses = new Map<string, NexusState>();
   /**
@@ -74,6 +79,8 @@ export class LogicalUnit {
       reservations?: UnitReservations;
       uuid: string;
       clock: Clock;
+      /** The LUN whose initiators find this one; absent: this one. */
+      seenWith?: number;
     },
   ) {
     this.lun = lun;
@@ -86,6 +93,7 @@ export class LogicalUnit {
       this.volume.writeCache = writeCache;
     });
     this.uuid = parseUuid(options.uuid);
+    this.seenWith = options.seenWith ?? lun;
     this.#clock = options.clock;
   }
 
@@ -285,6 +293,12 @@ export class LogicalUnit {
   /** The attention that is reported next, which is then no longer pending. */
   takeAttention(nexus: Nexus): Sense | undefined {
     return this.#nexuses.get(nexus.key)?.attentions.shift();
+  }
+
+  /** The nexus has learnt it by itself. */
+  dropAttention(nexus: Nexus, condition: Condition): void {
+    const state = this.#nexuses.get(nexus.key);
+    if (state) state.attentions = state.attentions.filter((each) => !isCondition(each, condition));
   }
 
   /** Establishes a condition for every nexus but `except`. */

@@ -4,9 +4,9 @@
 // whole; a file that is damaged or of another unit is an error, never an empty state: who was fenced off stays so.
 //
 // docs/formats/reservations.md describes the file.
-import { createHash } from "node:crypto";
 import { AgentError, messageOf } from "../base/errors.ts";
-import { readTextFile, removeFile, replaceFile } from "../platform/durable-file.ts";
+import { removeFile } from "../platform/durable-file.ts";
+import { readChecked, writeChecked } from "./checked-text.ts";
 import { noReservations, type PersistentState } from "./reservations.ts";
 
 const format = "lunsync reservations 1";
@@ -18,8 +18,6 @@ interface Contents {
   readonly registrations: readonly (readonly [port: string, key: string])[];
   readonly reservation: { type: number; holder?: string; key: string } | null;
 }
-
-const digestOf = (body: string) => createHash("sha256").update(body).digest("hex");
 
 export class ReservationStore {
   readonly #path: string;
@@ -33,16 +31,13 @@ export class ReservationStore {
 
   /** @throws AgentError `state_damaged` */
   async load(): Promise<PersistentState> {
-    let text: string | undefined;
+    let body: string | undefined;
     try {
-      text = await readTextFile(this.#path);
+      body = await readChecked(this.#path);
     } catch (error) {
       throw this.#damaged(messageOf(error), error);
     }
-    if (text === undefined) return noReservations;
-    const end = text.lastIndexOf("\n", text.length - 2);
-    const body = text.slice(0, end + 1);
-    if (text.slice(end + 1).trimEnd() !== digestOf(body)) throw this.#damaged("its checksum is wrong");
+    if (body === undefined) return noReservations;
     const found = JSON.parse(body) as Contents;
     if (found.format !== format) throw this.#damaged(`it is "${found.format}" and not "${format}"`);
     if (found.volume !== this.#volume) throw this.#damaged(`it belongs to the volume ${found.volume}`);
@@ -76,7 +71,7 @@ export class ReservationStore {
     };
     const body = `${JSON.stringify(contents, null, 1)}\n`;
     try {
-      await replaceFile(this.#path, `${body}${digestOf(body)}\n`);
+      await writeChecked(this.#path, body);
     } catch (error) {
       throw this.#failed("write", error);
     }

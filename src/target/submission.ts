@@ -47,12 +47,13 @@ export function answer(
 
 /**
  * What has to be done first by somebody else: the volume behind the unit extended; another run ended, or rolled back; one
- * that was handed out taken back.
+ * that was handed out taken back; the restore points listed anew.
  */
 const outOfSequence: ReadonlySet<string> = new Set<ErrorCode>([
   "size_mismatch",
   "backup_mismatch",
   "not_whole",
+  "volume_missing",
   "split_brain",
 ]);
 

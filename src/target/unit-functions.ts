@@ -9,6 +9,7 @@ import * as vendor from "../scsi/vendor-commands.ts";
 import type { GenerationChanges } from "../volume/volume.ts";
 import type { LogicalUnit } from "./logical-unit.ts";
 import type { Nexus } from "./nexus.ts";
+import { ofPoints } from "./point-functions.ts";
 import { checkCondition, invalidParameter, type ScsiResult } from "./scsi-task.ts";
 import { answered, type ListHead as Head, type Submission } from "./submission.ts";
 import { ofWhole } from "./whole-functions.ts";
@@ -35,7 +36,7 @@ export function ofUnit(
     case vendor.vendorFunction.grow:
       return growth(unit, nexus, fields, data);
     default:
-      return ofWhole(unit, nexus, fields, data);
+      return ofWhole(unit, nexus, fields, data) ?? ofPoints(unit, nexus, fields, data);
   }
 }
 

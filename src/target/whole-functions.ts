@@ -4,6 +4,7 @@
 // Guarantees: all but the last are refused wherever a WRITE would be: to an initiator that may not write, against a
 // reservation, by write protection; and for another volume than the one that is there. A roll back that was begun goes on
 // whatever becomes of the session, and is asked after by the same list. docs/protocol.md is the reference.
+import { isBlank } from "../base/bytes.ts";
 import { status } from "../scsi/command.ts";
 import { parameterListHeader, vendorFunction } from "../scsi/vendor-commands.ts";
 import {
@@ -83,7 +84,7 @@ const changing = (unit: LogicalUnit, action: () => Promise<void>): Submission =>
 
 /** Undefined for a list that names no set. */
 function labelOf({ set, generation }: { readonly set: Buffer; readonly generation: bigint }) {
-  if (set.every((byte) => byte === 0)) return undefined;
+  if (isBlank(set)) return undefined;
   return { set: Buffer.from(set), generation: Number(generation) };
 }
 

@@ -21,6 +21,7 @@ import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
 import { ScsiFence } from "./scsi-fence.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
+import { ScsiPoints } from "./scsi-points.ts";
 import { ScsiWhole } from "./scsi-whole.ts";
 import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
@@ -383,6 +384,17 @@ export class ScsiVolume implements Volume {
 
   async wholeState(signal?: AbortSignal): Promise<WholeState> {
     return this.#whole.state(signal);
+  }
+
+  /** @throws AgentError `volume_unsuitable` where its target keeps none */
+  get points(): ScsiPoints {
+    const page = this.facts.vendorPage;
+    if (this.#digests && page?.points)
+      return new ScsiPoints(this.name, page.volumeUuid, this.#digests, this.#commands);
+    throw new AgentError(
+      "volume_unsuitable",
+      `${this.name} has no restore points: "lunsync serve --lun PATH,whole --keep 24h,7d,4w" keeps some`,
+    );
   }
 
   get #whole(): ScsiWhole {

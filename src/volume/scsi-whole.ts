@@ -4,12 +4,9 @@
 // Guarantees: each may be asked again after a reconnection, and then does nothing twice. A roll back is waited for as long as
 // the unit says that it goes on. What the unit answers is checked; anything else is a `protocol_error`.
 import { AgentError } from "../base/errors.ts";
-import { checkedNumber } from "../base/units.ts";
 import type { Clock } from "../platform/clock.ts";
-import { status } from "../scsi/command.ts";
 import { parseUuid } from "../scsi/inquiry-data.ts";
-import { isCondition, type Sense } from "../scsi/sense.ts";
-import { answerHeader, vendorFunction } from "../scsi/vendor-commands.ts";
+import { vendorFunction } from "../scsi/vendor-commands.ts";
 import {
   rollBackList,
   rolledBackAnswer,
@@ -20,33 +17,28 @@ import {
 } from "../scsi/whole-lists.ts";
 import type { ScsiDigests } from "./scsi-digests.ts";
 import type { UnitCommands } from "./unit-commands.ts";
+import { type UnitAnswer, UnitQuestions } from "./unit-questions.ts";
 import type { CommitOptions, RollBackOptions, RolledBack, SetLabel, WholeState } from "./volume.ts";
-
-type Answer = { readonly done: true; readonly data: Buffer } | { readonly done: false };
 
 /** A unit of ours waits by itself for most of a roll back. */
 const pollMs = 200;
 
-const refused = (sense: Sense) => isCondition(sense, "commandSequenceError");
-
 export class ScsiWhole {
   readonly #name: string;
   readonly #volumeUuid: Buffer;
-  readonly #digests: ScsiDigests;
-  readonly #commands: UnitCommands;
+  readonly #unit: UnitQuestions;
   readonly #clock: Clock;
 
   constructor(name: string, volumeUuid: string, digests: ScsiDigests, commands: UnitCommands, clock: Clock) {
     this.#clock = clock;
     this.#name = name;
     this.#volumeUuid = parseUuid(volumeUuid);
-    this.#digests = digests;
-    this.#commands = commands;
+    this.#unit = new UnitQuestions(name, "its whole generation", digests, commands);
   }
 
   async begin(run: Buffer, signal?: AbortSignal): Promise<void> {
     const list = [wholeRunList.encode({ volumeUuid: this.#volumeUuid, run })];
-    const { done } = await this.#ask(vendorFunction.beginWhole, list, 0, signal);
+    const { done } = await this.#unit.ask(vendorFunction.beginWhole, list, 0, signal);
     if (done) return;
     throw new AgentError(
       "split_brain",
@@ -61,7 +53,7 @@ export class ScsiWhole {
       run,
       ...(label && { set: label.set, generation: BigInt(label.generation) }),
     });
-    const { done } = await this.#ask(vendorFunction.commitWhole, [list], 0, signal);
+    const { done } = await this.#unit.ask(vendorFunction.commitWhole, [list], 0, signal);
     if (done) return;
     throw new AgentError(
       "backup_mismatch",
@@ -81,9 +73,9 @@ export class ScsiWhole {
     }
     const list = [rollBackList.encode({ volumeUuid: this.#volumeUuid, force })];
     for (;;) {
-      let answer: Answer;
+      let answer: UnitAnswer;
       try {
-        answer = await this.#ask(vendorFunction.rollBack, list, rolledBackAnswer.bytes, signal);
+        answer = await this.#unit.ask(vendorFunction.rollBack, list, rolledBackAnswer.bytes, signal);
       } catch (error) {
         if (!(error instanceof AgentError) || error.code !== "medium_error") throw error;
         throw new AgentError(
@@ -99,7 +91,7 @@ export class ScsiWhole {
           `${doing}: it is smaller than it was when the run began; give it that size again and run it once more`,
         );
       }
-      const { underWay, extents, bytes, unreadable, lost } = this.#decoded(() =>
+      const { underWay, extents, bytes, unreadable, lost } = this.#unit.decoded(() =>
         rolledBackAnswer.decode(answer.data),
       );
       if (underWay) {
@@ -107,10 +99,10 @@ export class ScsiWhole {
         continue;
       }
       return {
-        extents: this.#number(extents),
-        bytes: this.#number(bytes),
-        unreadable: this.#number(unreadable),
-        lost: this.#number(lost),
+        extents: this.#unit.number(extents),
+        bytes: this.#unit.number(bytes),
+        unreadable: this.#unit.number(unreadable),
+        lost: this.#unit.number(lost),
       };
     }
   }
@@ -124,7 +116,7 @@ export class ScsiWhole {
         handedOut: label.handedOut,
       }),
     });
-    const { done } = await this.#ask(vendorFunction.setLabel, [list], 0, signal);
+    const { done } = await this.#unit.ask(vendorFunction.setLabel, [list], 0, signal);
     if (done) return;
     throw new AgentError(
       "not_whole",
@@ -133,62 +125,24 @@ export class ScsiWhole {
   }
 
   async state(signal?: AbortSignal): Promise<WholeState> {
-    const answer = await this.#ask(vendorFunction.wholeState, [], wholeStateAnswer.bytes, signal);
-    if (!answer.done) throw this.#violation("it can't say how it is");
-    const found = this.#decoded(() => wholeStateAnswer.decode(answer.data));
+    const answer = await this.#unit.ask(vendorFunction.wholeState, [], wholeStateAnswer.bytes, signal);
+    if (!answer.done) throw this.#unit.violation("it can't say how it is");
+    const found = this.#unit.decoded(() => wholeStateAnswer.decode(answer.data));
     return {
       state: found.open ? "open" : "whole",
       ...(found.open && { run: Buffer.from(found.run) }),
       ...(found.set.some((byte) => byte !== 0) && {
         label: {
           set: Buffer.from(found.set),
-          generation: this.#number(found.generation),
+          generation: this.#unit.number(found.generation),
           handedOut: found.handedOut,
         },
       }),
-      keptExtents: this.#number(found.keptExtents),
-      keptBytes: this.#number(found.keptBytes),
-      sinceMs: this.#number(found.sinceMs),
+      keptExtents: this.#unit.number(found.keptExtents),
+      keptBytes: this.#unit.number(found.keptBytes),
+      sinceMs: this.#unit.number(found.sinceMs),
       rollingBack: found.rollingBack,
       foreign: found.foreign,
     };
-  }
-
-  /** SUBMIT and RECEIVE; a result that is held is gone after a reconnection. */
-  async #ask(func: number, data: readonly Buffer[], bytes: number, signal?: AbortSignal): Promise<Answer> {
-    for (;;) {
-      const { epoch } = this.#commands;
-      try {
-        const asked = { function: func };
-        const outcome = await this.#digests.submit(asked, data, answerHeader.bytes + bytes, signal, refused);
-        if (outcome.status !== status.good) return { done: false };
-        return { done: true, data: outcome.dataIn.subarray(answerHeader.bytes) };
-      } catch (error) {
-        const lost =
-          error instanceof AgentError && error.code === "command_failed" && epoch !== this.#commands.epoch;
-        if (!lost) throw error;
-      }
-    }
-  }
-
-  #violation(what: string): AgentError {
-    return new AgentError(
-      "protocol_error",
-      `${this.#name} answered wrongly about its whole generation: ${what}`,
-    );
-  }
-
-  #decoded<T>(decode: () => T): T {
-    try {
-      return decode();
-    } catch (error) {
-      throw this.#violation((error as Error).message);
-    }
-  }
-
-  #number(value: bigint): number {
-    const number = checkedNumber(value);
-    if (number === undefined) throw this.#violation(`${value}`);
-    return number;
   }
 }

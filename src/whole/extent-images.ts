@@ -52,6 +52,26 @@ function imageOf(extent: number, data: Buffer, unreadable = allReadable): Extent
   return { extent, kind: entryKind.data, data, dataCrc: crc32c(data), unreadable };
 }
 
+/** An image as one of a volume of so many bytes, which may end within the extent. */
+export function cutImage(image: ExtentImage, volumeBytes: number): ExtentImage {
+  const { data, extent } = image;
+  const bytes = lengthOfExtent(extent, volumeBytes);
+  if (!data || data.length === bytes) return image;
+  const cut = data.subarray(0, bytes);
+  return { ...image, data: cut, dataCrc: crc32c(cut) };
+}
+
+/** Of an extent of which nobody knows any more what it held. */
+export function unreadableImage(extent: number, volumeBytes: number): ExtentImage {
+  const data = Buffer.alloc(lengthOfExtent(extent, volumeBytes));
+  return { extent, kind: entryKind.data, data, dataCrc: crc32c(data), unreadable: Buffer.alloc(16, 0xff) };
+}
+
+/** Whether an image begins with data of that CRC, in so many bytes. */
+export function beginsWith({ data }: ExtentImage, bytes: number, crc: number): boolean {
+  return crc32c(data ? data.subarray(0, bytes) : Buffer.alloc(bytes)) === crc;
+}
+
 /** What one extent holds, whatever is mapped. */
 export async function readExtent(volume: Volume, extent: number, volumeBytes: number): Promise<ExtentImage> {
   const at = extent * extentBytes;

@@ -2,6 +2,7 @@
 //
 // Guarantees: a header or an entry that is damaged decodes to undefined. Both fit into one sector, which a device writes
 // whole.
+import { isBlank } from "../base/bytes.ts";
 import { ascii, constant, layout, raw, u8, u16, u32, u64 } from "../base/layout.ts";
 import { crc32c } from "../platform/native-digest.ts";
 import type { SetLabel } from "../volume/volume.ts";
@@ -28,13 +29,16 @@ export function dataAt(volumeBytes: number): number {
 
 export const journalState = { whole: 0, open: 1, rollingBack: 2 } as const;
 
-const formatVersion = 1;
+const formatVersion = 2;
 const markBytesMax = 256;
+
+/** Of the header of a journal, and of the head of a layer. */
+export const headerBytes = 512;
 
 const headerLayout = layout({
   name: "header of a journal of before-images",
   source,
-  bytes: 512,
+  bytes: headerBytes,
   fields: {
     crc: u32(0),
     magic: constant(ascii(8, 8), "LUNWHOLE"),
@@ -46,7 +50,6 @@ const headerLayout = layout({
     /** 1: somebody else wrote to the volume since the run began. */
     foreign: u8(27),
     extentBytes: constant(u32(28), extentBytes),
-    volumeBytes: u64(32),
     epoch: u64(40),
     sinceMs: u64(48),
     beatMs: u64(56),
@@ -58,6 +61,13 @@ const headerLayout = layout({
     set: raw(384, 16),
     generation: u64(400),
     handedOut: u8(408),
+    /** 1: the volume is whole, and what is written all the same is kept in the layer of `epoch`. */
+    keeping: u8(448),
+    /** Somebody else has written to the volume since layers up to this one were begun. */
+    doubtEpoch: u64(456),
+    /** The generation that the volume was whole as last: when it was, and by which run. */
+    madeMs: u64(464),
+    madeRun: raw(472, 16),
   },
 });
 
@@ -66,9 +76,7 @@ export interface Header {
   readonly state: number;
   readonly closed: boolean;
   readonly foreign: boolean;
-  /** Of the volume when the run began. */
-  readonly volumeBytes: number;
-  /** Entries with another one are of a run that has ended. */
+  /** The newest layer: the one that before-images go into, if there is one now. */
   readonly epoch: number;
   /** When the run began, and when its owner was last known to be alive: milliseconds since 1970. */
   readonly sinceMs: number;
@@ -79,6 +87,13 @@ export interface Header {
   readonly run: Buffer;
   readonly mark: string;
   readonly label: SetLabel | undefined;
+  /** The volume is whole, and what is written all the same is kept. */
+  readonly keeping: boolean;
+  /** Layers up to this one may show what somebody else wrote. */
+  readonly doubtEpoch: number;
+  /** The generation that the volume was whole as last; 0 where others may have written to it since. */
+  readonly madeMs: number;
+  readonly madeRun: Buffer;
 }
 
 export function encodeHeader(header: Header): Buffer {
@@ -88,7 +103,6 @@ export function encodeHeader(header: Header): Buffer {
     state: header.state,
     closed: header.closed ? 1 : 0,
     foreign: header.foreign ? 1 : 0,
-    volumeBytes: BigInt(header.volumeBytes),
     epoch: BigInt(header.epoch),
     sinceMs: BigInt(Math.round(header.sinceMs)),
     beatMs: BigInt(Math.round(header.beatMs)),
@@ -101,43 +115,122 @@ export function encodeHeader(header: Header): Buffer {
       generation: BigInt(header.label.generation),
       handedOut: header.label.handedOut ? 1 : 0,
     }),
+    keeping: header.keeping ? 1 : 0,
+    doubtEpoch: BigInt(header.doubtEpoch),
+    madeMs: BigInt(Math.round(header.madeMs)),
+    madeRun: header.madeRun,
   });
   bytes.writeUInt32BE(crc32c(bytes.subarray(4)), 0);
   return bytes;
 }
 
-export function decodeHeader(bytes: Buffer): Header | undefined {
-  const { magic, version, extentBytes: extent } = headerLayout.fields;
-  const ours =
-    bytes.readUInt32BE(0) === crc32c(bytes.subarray(4, headerLayout.bytes)) &&
+/** Whether the sector is whole, of this kind, and of this version. */
+function isOurs(bytes: Buffer, { fields }: typeof headerLayout | typeof layerLayout): boolean {
+  const { magic, version, extentBytes: extent } = fields;
+  return (
+    bytes.readUInt32BE(0) === crc32c(bytes.subarray(4, headerBytes)) &&
     bytes.toString("latin1", magic.byte, magic.byte + magic.length) === magic.constant &&
     bytes[version.byte] === formatVersion &&
-    bytes.readUInt32BE(extent.byte) === extentBytes;
-  if (!ours) return undefined;
+    bytes.readUInt32BE(extent.byte) === extentBytes
+  );
+}
+
+export function decodeHeader(bytes: Buffer): Header | undefined {
+  if (!isOurs(bytes, headerLayout)) return undefined;
   const fields = headerLayout.decode(bytes);
   return {
     sequence: Number(fields.sequence),
     state: fields.state,
     closed: fields.closed === 1,
     foreign: fields.foreign === 1,
-    volumeBytes: Number(fields.volumeBytes),
     epoch: Number(fields.epoch),
     sinceMs: Number(fields.sinceMs),
     beatMs: Number(fields.beatMs),
     volume: Buffer.from(fields.volume),
     run: Buffer.from(fields.run),
     mark: fields.mark.subarray(0, fields.markBytes).toString("utf8"),
-    label: fields.set.every((byte) => byte === 0)
+    label: isBlank(fields.set)
       ? undefined
       : {
           set: Buffer.from(fields.set),
           generation: Number(fields.generation),
           handedOut: fields.handedOut === 1,
         },
+    keeping: fields.keeping === 1,
+    doubtEpoch: Number(fields.doubtEpoch),
+    madeMs: Number(fields.madeMs),
+    madeRun: Buffer.from(fields.madeRun),
   };
 }
 
-export const headerBytes = headerLayout.bytes;
+const layerLayout = layout({
+  name: "head of a layer of before-images",
+  source,
+  bytes: headerBytes,
+  fields: {
+    crc: u32(0),
+    magic: constant(ascii(8, 8), "LUNLAYER"),
+    version: constant(u8(24), formatVersion),
+    extentBytes: constant(u32(28), extentBytes),
+    volumeBytes: u64(32),
+    epoch: u64(40),
+    madeMs: u64(48),
+    volume: raw(64, 32),
+    run: raw(96, 16),
+    id: raw(112, 16),
+    set: raw(128, 16),
+    generation: u64(144),
+    isPoint: u8(152),
+  },
+});
+
+/** What a layer is of: the volume as it was when the layer was begun. Written once. */
+export interface LayerHead {
+  readonly epoch: number;
+  /** Of the volume, when the layer was begun. */
+  readonly volumeBytes: number;
+  /** When the volume became what the layer keeps: ms since 1970; and by which run, zeros for none. */
+  readonly madeMs: number;
+  readonly run: Buffer;
+  /** SHA-256 of the volume's names. */
+  readonly volume: Buffer;
+  /** 16 random bytes, by which it is called. */
+  readonly id: Buffer;
+  /** Which generation of which replication set that was. */
+  readonly label: Omit<SetLabel, "handedOut"> | undefined;
+  /** A policy asked for restore points: where none is named later, this one stays. */
+  readonly isPoint: boolean;
+}
+
+export function encodeLayerHead(head: LayerHead): Buffer {
+  const bytes = layerLayout.encode({
+    epoch: BigInt(head.epoch),
+    volumeBytes: BigInt(head.volumeBytes),
+    madeMs: BigInt(Math.round(head.madeMs)),
+    run: head.run,
+    volume: head.volume,
+    id: head.id,
+    isPoint: head.isPoint ? 1 : 0,
+    ...(head.label && { set: head.label.set, generation: BigInt(head.label.generation) }),
+  });
+  bytes.writeUInt32BE(crc32c(bytes.subarray(4)), 0);
+  return bytes;
+}
+
+export function decodeLayerHead(bytes: Buffer): LayerHead | undefined {
+  if (!isOurs(bytes, layerLayout)) return undefined;
+  const { epoch, volumeBytes, madeMs, run, volume, id, set, generation, isPoint } = layerLayout.decode(bytes);
+  return {
+    epoch: Number(epoch),
+    volumeBytes: Number(volumeBytes),
+    madeMs: Number(madeMs),
+    run: Buffer.from(run),
+    volume: Buffer.from(volume),
+    id: Buffer.from(id),
+    isPoint: isPoint === 1,
+    label: isBlank(set) ? undefined : { set: Buffer.from(set), generation: Number(generation) },
+  };
+}
 
 export const entryKind = { data: 1, hole: 2, zeros: 3 } as const;
 
@@ -176,7 +269,7 @@ export function encodeEntry(entry: Entry): Buffer {
 
 /** What is known of an extent: nothing (zeros), an entry, or that there was one. */
 export function decodeEntry(bytes: Buffer): Entry | "none" | "damaged" {
-  if (bytes.readUInt32BE(0) === 0 && bytes.every((byte) => byte === 0)) return "none";
+  if (bytes.readUInt32BE(0) === 0 && isBlank(bytes)) return "none";
   if (bytes.readUInt32BE(0) !== crc32c(bytes.subarray(4))) return "damaged";
   const { kind, epoch, writer, slot, dataCrc, unreadable } = entryLayout.decode(bytes);
   return {

@@ -3,7 +3,7 @@
 // Guarantees: two copies are written one after the other, each on the medium before the next, so that one is whole at every
 // instant and the newer one counts. When writing one fails, nobody knows which one is on the medium: that is remembered until one
 // was written. Memory says what the medium says, or that it is not known.
-import type { Semaphore } from "../base/async.ts";
+import { Semaphore } from "../base/async.ts";
 import { AgentError, messageOf } from "../base/errors.ts";
 import { decodeHeader, encodeHeader, type Header, headerBytes, headerStep, journalState } from "./format.ts";
 import type { JournalFile } from "./journal-file.ts";
@@ -26,7 +26,6 @@ const blank = (volume: Buffer): Header => ({
   state: journalState.whole,
   closed: false,
   foreign: false,
-  volumeBytes: 0,
   epoch: 0,
   sinceMs: 0,
   beatMs: 0,
@@ -34,31 +33,33 @@ const blank = (volume: Buffer): Header => ({
   run: Buffer.alloc(16),
   mark: "",
   label: undefined,
+  keeping: false,
+  doubtEpoch: 0,
+  madeMs: 0,
+  madeRun: Buffer.alloc(16),
 });
 
 export class JournalHeader {
   readonly #file: JournalFile;
   readonly #path: string;
   readonly #nowMs: () => number;
-  readonly #turn: Semaphore;
+  readonly #turn = new Semaphore(1);
   #now: Header;
   #unsure: unknown;
 
-  private constructor(file: JournalFile, path: string, nowMs: () => number, turn: Semaphore, now: Header) {
+  private constructor(file: JournalFile, path: string, nowMs: () => number, now: Header) {
     this.#file = file;
     this.#path = path;
     this.#nowMs = nowMs;
-    this.#turn = turn;
     this.#now = now;
   }
 
-  /** `turn`: whoever has it writes and flushes the file. @throws AgentError `state_damaged` */
+  /** @throws AgentError `state_damaged` */
   static async open(
     file: JournalFile,
     path: string,
     volume: Buffer,
     nowMs: () => number,
-    turn: Semaphore,
   ): Promise<JournalHeader> {
     const copies = [Buffer.alloc(headerBytes), Buffer.alloc(headerBytes)];
     for (const [i, copy] of copies.entries()) await file.read(i * headerStep, copy);
@@ -73,7 +74,7 @@ export class JournalHeader {
           "Compare the volume with its source, and remove the file",
       );
     }
-    return new JournalHeader(file, path, nowMs, turn, newest ?? blank(volume));
+    return new JournalHeader(file, path, nowMs, newest ?? blank(volume));
   }
 
   get now(): Header {
@@ -92,11 +93,10 @@ export class JournalHeader {
     throw journalFailure("go on", this.#path, this.#unsure, next);
   }
 
-  /** What `prepare` says is so; on the medium when this resolves. @throws AgentError `io_error`, `no_space` */
-  async change(doing: string, prepare: () => Promise<Partial<Header>>): Promise<void> {
+  /** The changes are so; on the medium when this resolves. @throws AgentError `io_error`, `no_space` */
+  async change(doing: string, changes: Partial<Header>): Promise<void> {
     const leave = await this.#turn.acquire();
     try {
-      const changes = await prepare();
       const sequence = this.#now.sequence + 1;
       const next = { ...this.#now, beatMs: this.#nowMs(), closed: false, ...changes, sequence };
       const bytes = encodeHeader(next);

@@ -1,34 +1,28 @@
-// The journal of a volume's before-images: which run is open, and what the extents held before it.
+// The journal of a volume's before-images: which run is open, which layer takes images now, and which older ones there are.
 //
-// Guarantees: when keep() resolves, the before-images are on the medium; callers of one time share one flush. What an
-// earlier owner wrote, or what was written before a flush that failed, is looked at on the medium before it counts. The
-// state changes in one step, by a header of one sector; while nobody knows which one is on the medium, nothing goes on.
-// Memory is bounded. docs/formats/whole.md is the reference.
-import { Batch, Semaphore } from "../base/async.ts";
-import { AgentError } from "../base/errors.ts";
-import { crc32c } from "../platform/native-digest.ts";
-import type { Random } from "../platform/random.ts";
-import type { Volume } from "../volume/volume.ts";
-import { type ExtentImage, lengthOfExtent, readExtent, takeImages } from "./extent-images.ts";
-import {
-  dataAt,
-  decodeEntry,
-  type Entry,
-  encodeEntry,
-  entriesOfPage,
-  entryBytes,
-  entryKind,
-  extentBytes,
-  type Header,
-  journalState,
-} from "./format.ts";
-import type { JournalFile } from "./journal-file.ts";
+// Guarantees: when keep() resolves, the before-images are on the medium. The state changes in one step, by a header of one
+// sector; while nobody knows which one is on the medium, nothing goes on. A layer that was begun is known by that header, and
+// what was made without it is made anew. While there are older layers, what is written outside of a run is kept too. Where room is
+// wanting, the oldest layers are given up, and never the open run's. docs/formats/whole.md is the reference.
+import { type Batch, Semaphore } from "../base/async.ts";
+import { AgentError, messageOf } from "../base/errors.ts";
+import { type Random, randomUuid } from "../platform/random.ts";
+import type { SetLabel, Volume } from "../volume/volume.ts";
+import { Chain } from "./chain.ts";
+import { takeImages } from "./extent-images.ts";
+import { extentBytes, type Header, journalState, type LayerHead } from "./format.ts";
+import { findLayers, isRecording, type Log } from "./found-layers.ts";
+import type { JournalFile, LayerFolder } from "./journal-file.ts";
 import { JournalHeader, journalFailure } from "./journal-header.ts";
-import { EntryTable } from "./table.ts";
+import type { KeepPolicy } from "./keep-policy.ts";
+import { Layer } from "./layer.ts";
+import { Tidy } from "./tidy.ts";
 
-/** Extents that are read at once, and how many such runs at a time. */
-const runExtentsMax = 16;
-const runsAtOnce = 4;
+/** Of each layer but the current one: so that all of them together take no more than some of it. */
+const sealedPagesMax = 32;
+const nobody = Buffer.alloc(16);
+/** What is written outside of a run is not kept. */
+const nothingKept = { keeping: false, madeMs: 0, madeRun: nobody };
 
 export interface JournalOptions {
   /** For messages. */
@@ -37,81 +31,154 @@ export interface JournalOptions {
   readonly nowMs: () => number;
   /** Whether somebody else has written to the volume since this header was written. */
   readonly isForeign: (found: Header) => Promise<boolean>;
+  readonly log: Log;
   readonly pagesMax?: number;
+  /** Which restore points are kept; absent: those that there are, and no new ones. */
+  readonly keep?: KeepPolicy | undefined;
+  /** What they may take. */
+  readonly spaceBytes?: number | undefined;
 }
 
+const isFull = (error: unknown): boolean =>
+  ["ENOSPC", "EDQUOT", "no_space"].includes((error as { code?: string }).code ?? "");
+
 export class Journal {
+  readonly chain: Chain;
+  readonly tidy: Tidy;
   readonly #file: JournalFile;
+  readonly #folder: LayerFolder;
   readonly #base: Volume;
   readonly #options: JournalOptions;
-  readonly #table: EntryTable;
-  readonly #batch: Batch<number>;
-  /** One at a time writes and flushes, so that nobody is told of what another one lost. */
-  readonly #turn: Semaphore;
   readonly #state: JournalHeader;
-  /** By whose entries this owner goes without looking at the medium. */
-  #writer: Buffer;
-  #slots = 0;
-  #kept = 0;
-  readonly #damaged = new Set<number>();
+  /** Of the current layer. */
+  #batch: Batch<number> | undefined;
+  /** One at a time makes room. */
+  readonly #room = new Semaphore(1);
+  /** How often that was done. */
+  #rooms = 0;
 
   private constructor(
     file: JournalFile,
+    folder: LayerFolder,
     base: Volume,
     state: JournalHeader,
-    turn: Semaphore,
+    chain: Chain,
     options: JournalOptions,
   ) {
     this.#file = file;
+    this.#folder = folder;
     this.#base = base;
     this.#state = state;
-    this.#turn = turn;
     this.#options = options;
-    this.#table = new EntryTable(file, options.pagesMax);
-    this.#writer = options.random.bytes(8);
-    this.#batch = new Batch((extents) => this.#take(extents));
+    this.chain = chain;
+    this.tidy = new Tidy(chain, options);
+    this.#batchOf(chain.current);
   }
 
   /** `volume`: what the volume is named by. @throws AgentError `state_damaged`, `io_error` */
   static async open(
     file: JournalFile,
+    folder: LayerFolder,
     base: Volume,
     volume: Buffer,
     options: JournalOptions,
   ): Promise<Journal> {
-    const turn = new Semaphore(1);
-    const state = await JournalHeader.open(file, options.path, volume, options.nowMs, turn);
-    const journal = new Journal(file, base, state, turn, options);
-    if (journal.isOpen) await journal.#count();
-    // What was found may be in the page cache alone, and the medium may say something else. What others have written is
-    // remembered by the same step that says that this owner is alive.
-    if (state.now.sequence > 0) {
-      const foreign = journal.isOpen && (state.now.foreign || (await options.isForeign(state.now)));
-      await journal.note("take over what was kept", { foreign, volume });
+    const state = await JournalHeader.open(file, options.path, volume, options.nowMs);
+    const found = state.now;
+    const { layers, left, ...known } = await findLayers(folder, found, { ...options, sealedPagesMax });
+    try {
+      const { epoch } = known;
+      let { doubtEpoch } = known;
+      const current = isRecording(found) ? layers.find(({ head }) => head.epoch === epoch) : undefined;
+      const isOpen = found.state !== journalState.whole;
+      if (isOpen && !current) {
+        throw new AgentError(
+          "state_damaged",
+          `Cannot open "${options.path}": the before-images of the open run in "${folder.path}/${epoch}" are gone or ` +
+            "damaged. Compare the volume with its source, and remove the file and the folder",
+        );
+      }
+      const lost = found.keeping && !current;
+      if (lost) doubtEpoch = epoch;
+      const sealed = layers.filter((layer) => layer !== current);
+      const chain = new Chain(base, folder, sealed, current);
+      const journal = new Journal(file, folder, base, state, chain, options);
+      const isNew = found.sequence === 0 && epoch === 0;
+      // What was found may be in the page cache alone, and the medium may say something else. What others have written is
+      // remembered by the same step that says that this owner is alive.
+      const foreign = journal.#isGuarding && (await options.isForeign(found));
+      if (foreign) doubtEpoch = epoch;
+      const unknown = foreign || lost || !journal.#mayShow;
+      if (!isNew)
+        await journal.note("take over what was kept", {
+          epoch,
+          doubtEpoch,
+          foreign: isOpen && (found.foreign || foreign),
+          keeping: found.keeping && !lost,
+          volume,
+          ...(unknown && { madeMs: 0, madeRun: nobody }),
+        });
+      // Not before: the medium may have said that a run is open in one of them.
+      for (const each of left) await folder.remove(each).catch(() => {}); // or it is made anew
+      return journal;
+    } catch (error) {
+      for (const layer of layers) layer.close();
+      throw error;
     }
-    return journal;
   }
 
   get header(): Header {
     return this.#state.now;
   }
 
+  /** A run is open. */
   get isOpen(): boolean {
     return this.header.state !== journalState.whole;
   }
 
-  /** Extents that before-images are kept of: those that the volume had when the run began. */
+  /** What is overwritten is kept: of a run, or of whatever is written while older layers need it. */
+  get isRecording(): boolean {
+    return isRecording(this.header);
+  }
+
+  /** What the volume holds now, or held when the open run began, is kept by a layer that stays. */
+  get keepsAll(): boolean {
+    const { current } = this.chain;
+    return this.isRecording && current !== undefined && !this.chain.isCondemned(current);
+  }
+
+  /** Before anything is written, keepOutside() is to be called. */
+  get mustRecord(): boolean {
+    return !this.isRecording && this.#isGuarding;
+  }
+
+  /** Somebody's points rely on every write being kept. */
+  get #isGuarding(): boolean {
+    return this.isRecording || this.chain.sealed.length > 0 || this.header.madeMs !== 0;
+  }
+
+  get #wantsPoints(): boolean {
+    return (this.#options.keep?.length ?? 0) > 0;
+  }
+
+  /** What is kept from here on may be shown as a point. */
+  get #mayShow(): boolean {
+    const { current, sealed } = this.chain;
+    return this.#wantsPoints || sealed.length > 0 || (current !== undefined && this.chain.isPinned(current));
+  }
+
+  /** Others' writes are to be noticed. */
+  get isGuarding(): boolean {
+    return this.#isGuarding;
+  }
+
+  /** Extents that before-images are kept of: those that the volume had when the layer was begun. */
   get extents(): number {
-    return Math.ceil(this.header.volumeBytes / extentBytes);
+    return this.chain.current?.extents ?? 0;
   }
 
-  get keptExtents(): number {
-    return this.#kept;
-  }
-
-  /** What the before-images take in the file. */
-  get keptBytes(): number {
-    return this.#slots * extentBytes;
+  get volumeBytes(): number {
+    return this.chain.current?.head.volumeBytes ?? 0;
   }
 
   get isSure(): boolean {
@@ -123,243 +190,232 @@ export class Journal {
     this.#state.checkSure();
   }
 
+  /** Somebody else may have written to the volume since the layer was begun. */
+  isDoubtful({ head }: Layer): boolean {
+    return head.epoch <= this.header.doubtEpoch || !head.volume.equals(this.header.volume);
+  }
+
+  /** What there is by now can't be relied on any more. */
+  async doubt(): Promise<void> {
+    const { epoch } = this.header;
+    await this.note("doubt what was kept", {
+      doubtEpoch: epoch,
+      madeMs: 0,
+      madeRun: nobody,
+      foreign: this.isOpen,
+    });
+  }
+
   // --- what is kept ---
 
   /** Whether the before-image is on the medium; undefined if that takes waiting. */
   isKeptNow(extent: number): boolean | undefined {
-    const page = this.#table.resident(Math.floor(extent / entriesOfPage));
-    return page && this.#counts(this.#entryOf(page, extent));
+    return this.chain.current?.isKeptNow(extent);
   }
 
   async isKept(extent: number): Promise<boolean> {
-    return this.#counts(this.#entryOf(await this.#page(extent), extent));
-  }
-
-  #counts(entry: ReturnType<typeof decodeEntry>): boolean {
-    return (
-      typeof entry === "object" && entry.epoch === this.header.epoch && entry.writer.equals(this.#writer)
-    );
-  }
-
-  #page(extent: number): Promise<Buffer> {
-    return this.#table.page(Math.floor(extent / entriesOfPage));
-  }
-
-  #entryOf(page: Buffer, extent: number): ReturnType<typeof decodeEntry> {
-    const at = (extent % entriesOfPage) * entryBytes;
-    const entry = decodeEntry(page.subarray(at, at + entryBytes));
-    return typeof entry === "object" && entry.epoch !== this.header.epoch ? "none" : entry;
+    return (await this.chain.current?.isKept(extent)) ?? false;
   }
 
   /** Keeps what the extents hold. @throws AgentError `no_space`, `io_error`: none of them may be overwritten then */
   async keep(extents: readonly number[]): Promise<void> {
-    try {
-      this.checkSure();
-      await this.#batch.want(extents);
-    } catch (error) {
-      throw this.#failure(`keep what "${this.#base.name}" holds`, error, "nothing was overwritten");
+    for (;;) {
+      const rooms = this.#rooms;
+      try {
+        this.checkSure();
+        if (!this.isRecording) return; // given up, for want of room
+        if (this.#batch) {
+          await this.#batch.want(extents);
+          break;
+        }
+        await this.#settleKeeping();
+      } catch (error) {
+        if (isFull(error) && (await this.#makeRoom(rooms))) continue;
+        throw this.#failure(`keep what "${this.#base.name}" holds`, error, "nothing was overwritten");
+      }
     }
-    const damaged = extents.find((extent) => this.#damaged.has(extent));
-    if (damaged !== undefined) throw this.#damage(damaged);
+    const damaged = this.chain.current?.damagedOf(extents);
+    if (damaged !== undefined) throw this.damage(damaged);
+    while (this.tidy.isOverfull && (await this.#giveUp("they take more than they may"))) {}
   }
 
-  #damage(extent: number): AgentError {
+  damage(extent: number): AgentError {
     return new AgentError(
       "state_damaged",
-      `The before-image of byte ${extent * extentBytes} of "${this.#base.name}" in "${this.#options.path}" is damaged; ` +
+      `The before-image of byte ${extent * extentBytes} of "${this.#base.name}" in "${this.chain.current?.path}" is damaged; ` +
         "nothing was overwritten. Commit the run if the volume is right, or roll it back with --force",
     );
   }
 
-  async #take(extents: readonly number[]): Promise<void> {
-    const leave = await this.#turn.acquire();
-    let written = false;
+  /** Gives up what is worth least, unless somebody has since `rooms`; false if nothing may be. */
+  async #makeRoom(rooms: number): Promise<boolean> {
+    const leave = await this.#room.acquire();
     try {
-      const entries = new Map<number, Buffer>();
-      const wanted: number[] = [];
-      let fresh = 0;
-      /** What an entry that was torn says of an extent that cannot have been overwritten since. */
-      const expected = new Map<number, Entry>();
-      for (const extent of [...extents].sort((a, b) => a - b)) {
-        const entry = this.#entryOf(await this.#page(extent), extent);
-        if (this.#counts(entry)) continue;
-        if (entry === "damaged") this.#damaged.add(extent);
-        else if (entry === "none") {
-          wanted.push(extent);
-          fresh++;
-        } else if (entry.kind !== entryKind.data || (await this.#dataOf(extent, entry, true))) {
-          entries.set(extent, encodeEntry({ ...entry, writer: this.#writer }));
-        } else {
-          expected.set(extent, entry);
-          wanted.push(extent);
-        }
-      }
-      await this.#store(wanted, expected, entries);
-      if (entries.size === 0) return;
-      written = true;
-      await this.#table.write(entries, () => this.#file.flush());
-      this.#kept += fresh;
-    } catch (error) {
-      // What is in the file by now is not known to be on the medium.
-      if (written) this.#writer = this.#options.random.bytes(8);
-      throw error;
+      // Many wait for one image, and all of them are told of one failure.
+      if (this.#rooms !== rooms) return true;
+      const why = "there is no room for before-images";
+      if (await this.#giveUp(why)) return true;
+      const { current, sealed } = this.chain;
+      if (this.isOpen || !current || sealed.length > 0 || this.chain.isPinned(current)) return false;
+      // Nobody's run: what is written goes before what it was.
+      await this.stopKeeping(why);
+      return true;
     } finally {
       leave();
     }
   }
 
-  /** Takes images of the extents, puts their data into the file, and notes their entries. */
-  async #store(
-    wanted: readonly number[],
-    expected: ReadonlyMap<number, Entry>,
-    entries: Map<number, Buffer>,
-  ): Promise<void> {
-    const runs: { first: number; count: number }[] = [];
-    for (const extent of wanted) {
-      const last = runs.at(-1);
-      if (last && last.first + last.count === extent && last.count < runExtentsMax) last.count++;
-      else runs.push({ first: extent, count: 1 });
-    }
-    const { volumeBytes, epoch } = this.header;
-    for (let at = 0; at < runs.length; at += runsAtOnce) {
-      const taken = await Promise.allSettled(
-        runs.slice(at, at + runsAtOnce).map(async ({ first, count }) => {
-          const images = await takeImages(this.#base, first, count, volumeBytes);
-          const right = images.filter(({ extent, dataCrc }) => {
-            const torn = expected.get(extent);
-            if (!torn || torn.dataCrc === dataCrc) return true;
-            this.#damaged.add(extent);
-            return false;
-          });
-          const withData = right.filter((image) => image.data);
-          const firstSlot = this.#slots + 1;
-          this.#slots += withData.length;
-          if (withData.length > 0)
-            await this.#file.write(
-              this.#slotAt(firstSlot),
-              withData.map(({ data }) => whole(data!)),
-            );
-          let slot = firstSlot;
-          for (const { extent, kind, data, dataCrc, unreadable } of right)
-            entries.set(
-              extent,
-              encodeEntry({
-                kind,
-                epoch,
-                writer: this.#writer,
-                slot: data ? slot++ : 0,
-                dataCrc,
-                unreadable,
-              }),
-            );
-        }),
-      );
-      for (const result of taken) if (result.status === "rejected") throw result.reason;
-    }
+  /** Nobody will be shown what is kept of a volume that is whole. */
+  get keepsInVain(): boolean {
+    return this.header.keeping && this.chain.current !== undefined && !this.#mayShow;
   }
 
-  #slotAt(slot: number): number {
-    return dataAt(this.header.volumeBytes) + (slot - 1) * extentBytes;
+  /** Keeps no more what a volume that is whole held. @throws what I/O gives */
+  async stopKeeping(why: string): Promise<void> {
+    const { current } = this.chain;
+    if (this.isOpen || !current || this.chain.isPinned(current)) return;
+    this.#batch = undefined;
+    await this.chain.remove(current);
+    this.#rooms++;
+    await this.note("keep nothing any more", nothingKept);
+    this.#options.log("info", `what "${this.#base.name}" held is not kept as a restore point: ${why}`);
   }
 
-  /** What the file has for an entry; undefined if that is not what the entry says. */
-  async #dataOf(extent: number, { slot, dataCrc }: Entry, direct: boolean): Promise<Buffer | undefined> {
-    const bytes = Buffer.allocUnsafeSlow(extentBytes);
+  /** Where giving up what is kept was cut off. */
+  async #settleKeeping(): Promise<void> {
+    const leave = await this.#room.acquire();
     try {
-      await this.#file.read(this.#slotAt(slot), bytes, { direct });
-    } catch {
-      return undefined; // a power cut may have left the file shorter
-    }
-    const data = bytes.subarray(0, lengthOfExtent(extent, this.header.volumeBytes));
-    return crc32c(data) === dataCrc ? data : undefined;
-  }
-
-  // --- what was kept ---
-
-  /** What an extent held before the run; undefined if it still holds that. @throws AgentError `state_damaged` */
-  async imageOf(extent: number): Promise<ExtentImage | undefined> {
-    return this.#imageOf(extent, this.#entryOf(await this.#page(extent), extent));
-  }
-
-  async #imageOf(extent: number, entry: ReturnType<typeof decodeEntry>): Promise<ExtentImage | undefined> {
-    if (entry === "none") return undefined;
-    if (entry === "damaged") throw this.#damage(extent);
-    const { kind, dataCrc, unreadable } = entry;
-    if (kind !== entryKind.data) return { extent, kind, dataCrc, unreadable };
-    const data = await this.#dataOf(extent, entry, false);
-    if (data) return { extent, kind, data, dataCrc, unreadable };
-    // Torn: then nobody has overwritten the extent, and it holds what the entry says.
-    const now = await readExtent(this.#base, extent, this.header.volumeBytes);
-    if (now.data && now.dataCrc === dataCrc) return undefined;
-    throw this.#damage(extent);
-  }
-
-  /** All images, in order; what is damaged is named. */
-  async *images(): AsyncGenerator<{ extent: number; image: () => Promise<ExtentImage | undefined> }> {
-    for await (const { page, bytes } of this.#table.written(Math.ceil(this.extents / entriesOfPage))) {
-      for (let i = 0; i < entriesOfPage; i++) {
-        const extent = page * entriesOfPage + i;
-        const entry = extent < this.extents ? this.#entryOf(bytes, extent) : "none";
-        if (entry !== "none") yield { extent, image: () => this.#imageOf(extent, entry) };
-      }
+      if (this.#batch || !this.isRecording) return;
+      if (this.chain.current) this.#batchOf(this.chain.current);
+      else await this.note("keep nothing any more", nothingKept);
+    } finally {
+      leave();
     }
   }
 
-  async #count(): Promise<void> {
-    for await (const { page, bytes } of this.#table.written(Math.ceil(this.extents / entriesOfPage))) {
-      for (let i = 0; i < entriesOfPage; i++) {
-        const entry = this.#entryOf(bytes, page * entriesOfPage + i);
-        if (entry === "none") continue;
-        this.#kept++;
-        if (entry !== "damaged") this.#slots = Math.max(this.#slots, entry.slot);
-      }
+  async #giveUp(why: string): Promise<boolean> {
+    try {
+      const layer = await this.chain.giveUpOldest();
+      if (!layer) return false;
+      this.#rooms++;
+      this.#options.log(
+        "warning",
+        `the restore point ${layer.head.epoch} of "${this.#base.name}" was given up: ${why}`,
+      );
+      return true;
+    } catch (error) {
+      this.#options.log("error", `a restore point of "${this.#base.name}" stays: ${messageOf(error)}`);
+      return false;
     }
+  }
+
+  #batchOf(layer: Layer | undefined): void {
+    this.#batch = layer?.batch((first, count) =>
+      takeImages(this.#base, first, count, layer.head.volumeBytes),
+    );
   }
 
   // --- the state ---
 
-  /** Begins a run of a volume that is whole. */
+  /** Begins a run of a volume that is whole, and on the medium. */
   async begin(run: Buffer, volumeBytes: number): Promise<void> {
-    await this.#change("begin a run", async () => {
-      const epoch = this.header.sequence + 1;
-      this.#table.clear();
-      this.#damaged.clear();
-      this.#slots = 0;
-      this.#kept = 0;
-      await this.#file.reset(dataAt(volumeBytes));
-      const sinceMs = this.#options.nowMs();
-      return { state: journalState.open, run, volumeBytes, epoch, sinceMs, foreign: false };
-    });
+    const doing = "begin a run";
+    const changes = {
+      state: journalState.open,
+      keeping: false,
+      run,
+      sinceMs: this.#options.nowMs(),
+      foreign: false,
+    };
+    const { current } = this.chain;
+    const isFresh =
+      this.keepsAll &&
+      current?.keptExtents === 0 &&
+      current.head.volumeBytes === volumeBytes &&
+      !this.isDoubtful(current);
+    if (isFresh) await this.note(doing, changes);
+    else await this.#beginLayer(doing, volumeBytes, changes);
+  }
+
+  /** Begins to keep what is written to a volume that is whole, and on the medium. */
+  async keepOutside(volumeBytes: number): Promise<void> {
+    await this.#beginLayer("keep what is written", volumeBytes, { keeping: true });
+  }
+
+  async #beginLayer(doing: string, volumeBytes: number, changes: Partial<Header>): Promise<void> {
+    const { madeMs, madeRun, label, volume, epoch } = this.header;
+    // What was written meanwhile made another one of it.
+    const isMade = madeMs !== 0 && !this.isRecording;
+    const head: LayerHead = {
+      epoch: epoch + 1,
+      volumeBytes,
+      madeMs: isMade ? madeMs : this.#options.nowMs(),
+      run: isMade ? madeRun : nobody,
+      label: isMade ? label : undefined,
+      volume,
+      id: randomUuid(this.#options.random),
+      isPoint: this.#wantsPoints,
+    };
+    // The medium may name a layer of that epoch, which is about to be made anew.
+    if (!this.isSure) await this.note(doing, {});
+    const layer = await this.#create(doing, head);
+    try {
+      await this.note(doing, { ...changes, epoch: head.epoch });
+    } catch (error) {
+      layer.close();
+      throw error;
+    }
+    this.#seal();
+    this.chain.current = layer;
+    this.#batchOf(layer);
+  }
+
+  #seal(): void {
+    this.chain.current?.limitPages(sealedPagesMax);
+    this.chain.seal();
+    this.#batch = undefined;
+  }
+
+  async #create(doing: string, head: LayerHead): Promise<Layer> {
+    const { random, pagesMax } = this.#options;
+    for (;;) {
+      try {
+        return await Layer.create(this.#folder, head, { random, pagesMax });
+      } catch (error) {
+        if (isFull(error) && (await this.#giveUp("there is no room for before-images"))) continue;
+        throw this.#failure(doing, error, "try again once there is room");
+      }
+    }
   }
 
   /** Changes what the header says. On the medium when it resolves. @throws AgentError `io_error`, `no_space` */
   async note(doing: string, changes: Partial<Header>): Promise<void> {
-    await this.#change(doing, async () => changes);
+    await this.#state.change(doing, changes);
   }
 
-  /** Ends the run: its before-images are gone. */
-  async end(run: Buffer, label = this.header.label): Promise<void> {
-    await this.#change("end the run", async () => ({
-      state: journalState.whole,
-      run,
-      foreign: false,
-      label,
-    }));
-    this.#table.clear();
-    this.#slots = 0;
-    this.#kept = 0;
-    // Whatever becomes of that: entries of a run that has ended count no more.
-    await this.#file.reset(dataAt(0)).catch(() => {});
+  /** The run is committed: its before-images are a restore point, if anybody wants it. */
+  async commit(run: Buffer, label: SetLabel | undefined = this.header.label): Promise<void> {
+    const madeMs = this.#mayShow ? this.#options.nowMs() : 0;
+    await this.#end({ run, label, madeMs, madeRun: run });
   }
 
-  async #change(doing: string, prepare: () => Promise<Partial<Header>>): Promise<void> {
-    try {
-      await this.#state.change(doing, prepare);
-    } catch (error) {
-      // The flush may have been told of what others wrote.
-      this.#writer = this.#options.random.bytes(8);
-      throw error;
-    }
+  /** The run is rolled back: `complete` if the volume holds again all that it did when it began. */
+  async rolledBack(complete: boolean): Promise<void> {
+    const { current } = this.chain;
+    const madeMs = complete && this.#mayShow ? current!.head.madeMs : 0;
+    await this.#end({ run: nobody, madeMs, madeRun: current!.head.run }, complete);
+  }
+
+  async #end(changes: Partial<Header>, isRedundant = false): Promise<void> {
+    const state = { state: journalState.whole, keeping: false, foreign: false };
+    await this.note("end the run", { ...state, ...changes });
+    const { current } = this.chain;
+    this.#seal();
+    if (isRedundant) this.tidy.redundant(current!);
+    // Whatever becomes of that: the run has ended.
+    await this.tidy.drop().catch((error: unknown) => {
+      this.#options.log("warning", `before-images of "${this.#base.name}" stay: ${messageOf(error)}`);
+    });
   }
 
   #failure(doing: string, cause: unknown, next: string): AgentError {
@@ -367,11 +423,7 @@ export class Journal {
   }
 
   close(): void {
+    this.chain.close();
     this.#file.close();
   }
-}
-
-/** A slot's worth of bytes, so that slots lie at multiples of it. */
-function whole(data: Buffer): Buffer {
-  return data.length === extentBytes ? data : Buffer.concat([data, Buffer.alloc(extentBytes - data.length)]);
 }

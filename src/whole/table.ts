@@ -1,4 +1,4 @@
-// The entries of a journal of before-images, in pages of its file, some of them in memory.
+// The entries of a layer of before-images, in pages of its file, some of them in memory.
 //
 // Guarantees: memory is bounded by `pagesMax`, whatever the volume's size. What is being written to the file is seen by
 // nobody before whoever writes it says that it is on the medium.
@@ -11,25 +11,22 @@ const stepBytes = 256 * pageBytes;
 
 export class EntryTable {
   readonly #file: JournalFile;
-  readonly #pagesMax: number;
+  #pagesMax: number;
   /** The least recently used first. */
   readonly #cache = new Map<number, Buffer>();
   readonly #loading = new Map<number, Promise<Buffer>>();
   /** Being written: the file may hold more than what counts already. */
   readonly #held = new Map<number, Buffer>();
-  #life = 0;
 
   constructor(file: JournalFile, pagesMax = pagesMaxDefault) {
     this.#file = file;
     this.#pagesMax = pagesMax;
   }
 
-  /** Forgets all, because the file begins anew. */
-  clear(): void {
-    this.#life++;
-    this.#cache.clear();
-    this.#loading.clear();
-    this.#held.clear();
+  /** No more pages than that stay in memory. */
+  limit(pagesMax: number): void {
+    this.#pagesMax = Math.min(this.#pagesMax, pagesMax);
+    this.#shrink();
   }
 
   /** A page as far as it counts, if that takes no waiting. */
@@ -55,10 +52,8 @@ export class EntryTable {
   }
 
   async #load(page: number): Promise<Buffer> {
-    const life = this.#life;
     const bytes = Buffer.alloc(pageBytes);
     await this.#file.read(tableAt + page * pageBytes, bytes);
-    if (life !== this.#life) return bytes; // of a run that has ended meanwhile
     const newer = this.resident(page);
     if (newer) return newer;
     this.#keep(page, bytes);
@@ -68,6 +63,10 @@ export class EntryTable {
   #keep(page: number, bytes: Buffer): void {
     this.#cache.delete(page);
     this.#cache.set(page, bytes);
+    this.#shrink();
+  }
+
+  #shrink(): void {
     for (const oldest of this.#cache.keys()) {
       if (this.#cache.size <= this.#pagesMax) break;
       this.#cache.delete(oldest);

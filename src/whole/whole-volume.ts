@@ -4,7 +4,6 @@
 // write fails and nothing is overwritten. A run is committed only when what it wrote is on the medium. A roll back that
 // was cut off is gone through again, with the same end. Runs begin and end between writes, never within one. Whoever keeps
 // something about the volume's content (a catalogue) stands above, and has `noted` called around what a roll back writes.
-import { together } from "../base/async.ts";
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type Leave, RangeLocks } from "../base/range-locks.ts";
@@ -27,14 +26,13 @@ import {
   type WholeState,
   type WriteOptions,
 } from "../volume/volume.ts";
-import { type ExtentImage, hasUnreadable, lengthOfExtent, putBack } from "./extent-images.ts";
 import { extentBytes, journalState } from "./format.ts";
 import type { Journal } from "./journal.ts";
+import type { Layer } from "./layer.ts";
+import { checkRollBack, putAllBack } from "./roll-back.ts";
 
 /** What of a long range is kept, and then written, at once. */
 const stepBytes = 64 * extentBytes;
-/** Images that are put back at a time. */
-const putsAtOnce = 8;
 
 export class WholeVolume implements Volume {
   readonly volume: Volume;
@@ -88,8 +86,9 @@ export class WholeVolume implements Volume {
   }
 
   writeNow(lba: number, pieces: readonly Buffer[]): boolean {
-    if (!this.volume.writeNow || !this.#gate.open || !this.journal.isSure) return false;
-    if (this.journal.isOpen) {
+    const { isSure, mustRecord, isRecording } = this.journal;
+    if (!this.volume.writeNow || !this.#gate.open || !isSure || mustRecord) return false;
+    if (isRecording) {
       const [first, end] = this.#extentsOf(lba, lengthOf(pieces) / this.geometry.blockBytes);
       for (let extent = first; extent < end; extent++) if (!this.journal.isKeptNow(extent)) return false;
     }
@@ -118,7 +117,7 @@ export class WholeVolume implements Volume {
   ): Promise<void> {
     checkRange(this, lba, blocks);
     await this.#within(lba, blocks, async () => {
-      if (!this.journal.isOpen) {
+      if (!this.journal.isRecording) {
         this.journal.checkSure();
         return this.volume.zero(lba, blocks, options, signal);
       }
@@ -158,11 +157,20 @@ export class WholeVolume implements Volume {
   }
 
   async remeasure(): Promise<boolean> {
-    return (await this.volume.remeasure?.()) ?? false;
+    const { blocks } = this.geometry;
+    const changed = (await this.volume.remeasure?.()) ?? false;
+    // What was cut off is gone, whatever size the volume gets later.
+    if (this.geometry.blocks < blocks && this.journal.isGuarding) await this.journal.doubt();
+    return changed;
   }
 
   async grow(blocks: number, signal?: AbortSignal): Promise<void> {
-    await this.volume.grow?.(blocks, signal);
+    try {
+      await this.volume.grow?.(blocks, signal);
+    } finally {
+      // The file was changed, and by nobody else. Where that can't be said, points are in doubt after a crash.
+      if (this.journal.isGuarding) await this.journal.note("say that it has grown", {}).catch(() => {});
+    }
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {
@@ -170,6 +178,28 @@ export class WholeVolume implements Volume {
   }
 
   // --- runs ---
+
+  /**
+   * What the volume holds now is kept from here on, if it is not yet, whoever writes to it: by the layer that `found` is
+   * called with before anything else happens to it.
+   */
+  async record(found: (layer: Layer) => void = () => {}): Promise<Layer> {
+    return this.#alone(async () => {
+      if (!this.journal.keepsAll) {
+        await this.volume.flush();
+        await this.journal.keepOutside(volumeBytes(this.geometry));
+      }
+      const layer = this.journal.chain.current!;
+      found(layer);
+      return layer;
+    });
+  }
+
+  /** Gives up what nobody wants any more. @throws what I/O gives, or the signal's reason */
+  async tidy(signal?: AbortSignal): Promise<void> {
+    await this.journal.tidy.run(signal);
+    if (this.journal.keepsInVain) await this.#alone(() => this.journal.stopKeeping("nobody wants it"));
+  }
 
   async beginWhole(run: Buffer): Promise<void> {
     await this.#alone(async () => {
@@ -216,7 +246,7 @@ export class WholeVolume implements Volume {
           `${doing}: some of what it wrote could not be put on the medium. Begin again, and compare`,
         );
       }
-      await this.journal.end(run, label && { ...label, handedOut: false });
+      await this.journal.commit(run, label && { ...label, handedOut: false });
     });
   }
 
@@ -241,10 +271,10 @@ export class WholeVolume implements Volume {
         await this.#settle();
         return nothing;
       }
-      this.#checkRollBack(options.force ?? false);
+      checkRollBack(this, this.journal, options.force ?? false);
       await this.journal.note("roll back", { state: journalState.rollingBack });
       const lostBefore = this.volume.lostWrites ?? 0;
-      const done = await this.#putAllBack(options, signal);
+      const done = await putAllBack(this.volume, this.journal, options, signal);
       await this.volume.flush();
       if ((this.volume.lostWrites ?? 0) !== lostBefore) {
         throw new AgentError(
@@ -252,7 +282,7 @@ export class WholeVolume implements Volume {
           `Cannot put on the medium all that was put back onto "${this.name}"; run it once more`,
         );
       }
-      await this.journal.end(Buffer.alloc(16));
+      await this.journal.rolledBack(done.unreadable + done.lost === 0 && !this.journal.header.foreign);
       return done;
     });
   }
@@ -262,86 +292,8 @@ export class WholeVolume implements Volume {
     if (!this.journal.isSure) await this.journal.note("say that the volume is whole", {});
   }
 
-  #checkRollBack(force: boolean): void {
-    const { header } = this.journal;
-    const bytes = volumeBytes(this.geometry);
-    if (bytes < header.volumeBytes) {
-      throw new AgentError(
-        "size_mismatch",
-        `Cannot roll back "${this.name}": it has ${bytes} bytes, and had ${header.volumeBytes} when the run began; ` +
-          "give it that size again and run it once more",
-      );
-    }
-    if (header.foreign && !force) {
-      throw new AgentError(
-        "backup_mismatch",
-        `Cannot roll back "${this.name}": it was written to past lunsync since the run began, and old blocks would be put ` +
-          "among new ones; nothing was put back. --force puts back what the run has overwritten all the same",
-      );
-    }
-  }
-
-  async #putAllBack(
-    { force = false, noted = (_lba, _blocks, action) => action() }: RollBackOptions,
-    signal?: AbortSignal,
-  ): Promise<RolledBack> {
-    const { blockBytes, blocks } = this.geometry;
-    const before = this.journal.header.volumeBytes;
-    const done = { extents: 0, bytes: 0, unreadable: 0, lost: 0 };
-    const put = async (extent: number, imageOf: () => Promise<ExtentImage | undefined>) => {
-      signal?.throwIfAborted();
-      const length = lengthOfExtent(extent, before);
-      try {
-        const image = await imageOf();
-        if (image) {
-          const lba = (extent * extentBytes) / blockBytes;
-          await noted(lba, length / blockBytes, () => putBack(this.volume, image, before));
-          if (hasUnreadable(image)) done.unreadable++;
-        }
-      } catch (error) {
-        if (!(error instanceof AgentError) || error.code !== "state_damaged") throw error;
-        if (!force) throw this.#damaged(error, done.extents);
-        done.lost++;
-        return;
-      }
-      done.extents++;
-      done.bytes += length;
-    };
-    let puts: Promise<void>[] = [];
-    const settle = async () => {
-      const all = puts;
-      puts = [];
-      await together(all);
-    };
-    try {
-      for await (const { extent, image } of this.journal.images()) {
-        puts.push(put(extent, image));
-        if (puts.length === putsAtOnce) await settle();
-      }
-    } finally {
-      await settle();
-    }
-    // What the volume did not have when the run began.
-    const step = stepBytes / blockBytes;
-    for (let at = before / blockBytes; at < blocks; ) {
-      const [lba, count] = [at, Math.min(blocks - at, step - (at % step))];
-      await noted(lba, count, () => this.volume.zero(lba, count, { unmap: true }));
-      at += count;
-    }
-    return done;
-  }
-
-  #damaged(cause: AgentError, extents: number): AgentError {
-    return new AgentError(
-      "backup_damaged",
-      `Cannot roll back "${this.name}": ${cause.message.split("; ")[0]}. ${extents} extents were put back, and nothing is ` +
-        "lost of the others; --force puts back all but those that are damaged",
-      { cause },
-    );
-  }
-
   async wholeState(): Promise<WholeState> {
-    const { header, isOpen, keptExtents, keptBytes } = this.journal;
+    const { header, isOpen, chain } = this.journal;
     const label = header.label && { label: header.label };
     if (!isOpen)
       return {
@@ -357,8 +309,8 @@ export class WholeVolume implements Volume {
       state: "open",
       ...label,
       run: header.run,
-      keptExtents,
-      keptBytes,
+      keptExtents: chain.current!.keptExtents,
+      keptBytes: chain.current!.keptBytes,
       sinceMs: header.sinceMs,
       rollingBack: header.state === journalState.rollingBack,
       foreign: header.foreign,
@@ -376,7 +328,7 @@ export class WholeVolume implements Volume {
 
   async #keep(lba: number, blocks: number): Promise<void> {
     this.journal.checkSure();
-    if (!this.journal.isOpen) return;
+    if (!this.journal.isRecording) return;
     const [first, end] = this.#extentsOf(lba, blocks);
     const missing: number[] = [];
     for (let extent = first; extent < end; extent++)
@@ -385,12 +337,15 @@ export class WholeVolume implements Volume {
   }
 
   async #within(lba: number, blocks: number, action: () => Promise<void>): Promise<void> {
-    const entered = this.#gate.enter(lba, blocks, "write");
-    const leave: Leave = entered instanceof Promise ? await entered : entered;
-    try {
-      await action();
-    } finally {
-      leave();
+    for (;;) {
+      if (this.journal.mustRecord) await this.record();
+      const entered = this.#gate.enter(lba, blocks, "write");
+      const leave: Leave = entered instanceof Promise ? await entered : entered;
+      try {
+        if (!this.journal.mustRecord) return await action();
+      } finally {
+        leave();
+      }
     }
   }
 

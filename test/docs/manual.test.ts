@@ -16,6 +16,7 @@ const commands = [
   "sync",
   "undo",
   "rollback",
+  "points",
   "scrub",
   "set",
   "failover",
@@ -102,24 +103,27 @@ describe("the manual pages agree with --help", () => {
     });
   }
 
-  test("lunsync-set(1) has the commands and options of each one's --help", async () => {
-    const page = await source("lunsync-set");
-    const listed = entriesOf(await help("set"), "Commands").map((entry) => entry.split(" ")[0]!);
-    const tags = tagsOf(sectionOf(page, "COMMANDS")).map((tag) => /^\.BI? "?([a-z\\-]+)/.exec(tag)![1]);
-    expect(tags.map((tag) => tag!.replaceAll("\\", ""))).toEqual(
-      listed.filter((command) => command !== "help"),
-    );
-    const text = plain(page);
-    for (const command of listed.filter((each) => each !== "help")) {
-      const { stdout } = await run(launcher, ["set", command, "--help"]);
-      for (const option of helpedOptions(stdout)) {
-        const name = /--[a-z-]+/.exec(option)![0];
-        expect([command, text.includes(name) && name]).toEqual([command, name]);
+  test.each(["set", "points"])(
+    "lunsync-%s(1) has the commands and options of each one's --help",
+    async (of) => {
+      const page = await source(pageOf(of));
+      const listed = entriesOf(await help(of), "Commands").map((entry) => entry.split(" ")[0]!);
+      const tags = tagsOf(sectionOf(page, "COMMANDS")).map((tag) => /^\.BI? "?([a-z\\-]+)/.exec(tag)![1]);
+      expect(tags.map((tag) => tag!.replaceAll("\\", ""))).toEqual(
+        listed.filter((command) => command !== "help"),
+      );
+      const text = plain(page);
+      for (const command of listed.filter((each) => each !== "help")) {
+        const { stdout } = await run(launcher, [of, command, "--help"]);
+        for (const option of helpedOptions(stdout)) {
+          const name = /--[a-z-]+/.exec(option)![0];
+          expect([command, text.includes(name) && name]).toEqual([command, name]);
+        }
       }
-    }
-  });
+    },
+  );
 
-  for (const command of commands.filter((each) => each !== "set")) {
+  for (const command of commands.filter((each) => !["set", "points"].includes(each))) {
     test(`${pageOf(command)}(1) has the arguments of its --help`, async () => {
       const usage = await help(command);
       const synopsis = sectionOf(await source(pageOf(command)), "SYNOPSIS").join(" ");

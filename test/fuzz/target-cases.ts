@@ -18,10 +18,8 @@ import { systemRandom } from "../../src/platform/random.ts";
 import { read10 } from "../../src/scsi/sbc-commands.ts";
 import { AccessPolicy, parseInitiatorRule } from "../../src/target/access.ts";
 import type { Volume } from "../../src/volume/volume.ts";
-import { Journal } from "../../src/whole/journal.ts";
-import { WholeVolume } from "../../src/whole/whole-volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
-import { memoryJournal } from "../support/memory-journal.ts";
+import { memoryWhole } from "../support/memory-journal.ts";
 import { memoryHistories, memoryStorage } from "../support/memory-storage.ts";
 import { RawInitiator } from "../support/raw-initiator.ts";
 import { TestTarget, targetName } from "../support/target.ts";
@@ -60,17 +58,6 @@ async function catalogued(volume: Volume): Promise<Volume> {
   await made.digest(0, extents);
   await catalogue.believe(catalogue.ready(0).whole, () => made.flush());
   return made;
-}
-
-/** A volume that keeps its last whole generation. */
-async function whole(volume: Volume): Promise<Volume> {
-  const options = {
-    path: "memory",
-    random: systemRandom,
-    nowMs: () => systemClock.nowMs(),
-    isForeign: async () => false,
-  };
-  return new WholeVolume(volume, await Journal.open(memoryJournal(), volume, Buffer.alloc(32), options));
 }
 
 /** The volume, which the disk has no room for beyond `most` blocks: what else grows would fill the machine's. */
@@ -121,7 +108,7 @@ export class FuzzedTarget implements AsyncDisposable {
       access: new AccessPolicy(rules),
       wrap: async (volume, lun) => {
         const small = bounded(volume, 2 * blocks);
-        const kept = lun >= 3 ? await whole(small) : small;
+        const kept = lun >= 3 ? await memoryWhole(small, () => systemClock.nowMs()) : small;
         return lun === 2 || lun === 4 ? catalogued(kept) : kept;
       },
     });

@@ -187,6 +187,7 @@ const vendorPage: fc.Arbitrary<VendorPage> = fc.record({
   histories: fc.boolean(),
   grow: fc.boolean(),
   whole: fc.boolean(),
+  points: fc.boolean(),
   catalogueDigest: fc.nat(255),
   catalogueExtentSize: fc.nat(255),
   catalogueFanOut: fc.nat(7),

@@ -13,10 +13,9 @@ import { ConflictError } from "../../src/sets/verdict.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import type { TruthStore } from "../../src/truth/store.ts";
 import type { Volume } from "../../src/volume/volume.ts";
-import { WholeKeeper } from "../../src/whole/keeper.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
-import { memoryJournal } from "../support/memory-journal.ts";
+import { memoryWhole } from "../support/memory-journal.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
 
 const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 60);
@@ -40,13 +39,7 @@ class Site {
     const disk = new MemoryVolume(at, data, blockBytes, { windowExtentsMax: 40 });
     Object.assign(disk, { identity: { uuid: `uuid-${at}`, keys: [`memory:${at}`], description: "memory" } });
     if (!whole) return new Site(disk, disk);
-    const keeper = await WholeKeeper.open(disk, memoryJournal(), "journal", {
-      clock: systemClock,
-      random: { bytes: (count) => bytesOf(randomOf(count), count) },
-      log: () => {},
-      changedMs: async () => undefined,
-    });
-    return new Site(disk, keeper.volume);
+    return new Site(disk, await memoryWhole(disk, () => systemClock.nowMs()));
   }
 
   get content(): Buffer {
@@ -345,7 +338,13 @@ test("the set follows another member for good; the old source is a replica then"
   made.write("east", [0]);
   const done = await made.failBack({ to: "east" });
   expect(done.source).toBe("east");
-  made.write("east", [1]);
+  // Whoever uses it goes on with that; nobody writes to what follows it.
+  const { east, west } = { east: made.site("east").volume, west: made.site("west").volume };
+  await east.write(2, [Buffer.alloc(blockBytes, 3)]);
+  if (west.traits.keepsWhole)
+    await expect(west.write(0, [Buffer.alloc(blockBytes)])).rejects.toMatchObject({
+      code: "volume_readonly",
+    });
   expect((await made.run()).replicas.map((replica) => [replica.name, replica.state])).toEqual([
     ["source", "in step"],
     ["west", "in step"],

@@ -12,6 +12,7 @@ export const blankPage: VendorPage = {
   histories: false,
   grow: false,
   whole: false,
+  points: false,
   catalogueDigest: 0,
   catalogueExtentSize: 0,
   catalogueFanOut: 0,

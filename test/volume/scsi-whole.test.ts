@@ -2,14 +2,11 @@
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
-import { systemRandom } from "../../src/platform/random.ts";
 import type { ScsiOutcome } from "../../src/scsi/command.ts";
 import { receive16, receive32 } from "../../src/scsi/vendor-commands.ts";
 import { ScsiVolume } from "../../src/volume/scsi-volume.ts";
-import { Journal } from "../../src/whole/journal.ts";
-import { WholeVolume } from "../../src/whole/whole-volume.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
-import { memoryJournal } from "../support/memory-journal.ts";
+import { memoryWhole } from "../support/memory-journal.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
 import { UnitUnderTest } from "../support/unit.ts";
 import { UnitDevice } from "../support/unit-device.ts";
@@ -18,13 +15,11 @@ const [runA, runB] = [Buffer.alloc(16, 0xa), Buffer.alloc(16, 0xb)];
 
 async function unitOf(cdbBytesMax = 32) {
   const memory = new MemoryVolume("disk", bytesOf(randomOf(1), 300 * 512), 512);
-  const options = { path: "memory", random: systemRandom, nowMs: () => 5, isForeign: async () => false };
-  const journal = await Journal.open(memoryJournal(), memory, Buffer.alloc(32), options);
-  const over = new WholeVolume(memory, journal);
+  const over = await memoryWhole(memory, () => 5);
   const device = new UnitDevice(new UnitUnderTest(300, { over }), { cdbBytesMax });
   // Polling takes no time.
   const volume = await ScsiVolume.open(device, { ...systemClock, sleep: async () => {} });
-  return { device, volume, memory, journal };
+  return { device, volume, memory, journal: over.journal };
 }
 
 const codeOf = (work: Promise<unknown>) =>

@@ -1,23 +1,37 @@
-// A journal's file for simulations: what was not flushed may be lost or torn, a disk that is full, a flush that fails and
-// is told to one caller, as Linux does it: the page cache goes on having what the medium does not.
+// A journal's files for simulations: what was not flushed may be lost or torn, a disk that is full, a flush that fails and
+// is told to one caller, as Linux does it: the page cache goes on having what the medium does not. A name that was removed may
+// come back after a power cut, as long as the folder was not flushed.
 import { SystemError } from "../../src/platform/errno.ts";
 import { decodeHeader, type Header, headerBytes, tableAt } from "../../src/whole/format.ts";
-import type { JournalFile } from "../../src/whole/journal-file.ts";
+import type { JournalFile, LayerFolder } from "../../src/whole/journal-file.ts";
 import type { Life, Random } from "../catalogue/sim-media.ts";
 import { oneOf } from "../support/data.ts";
 
 const sectorBytes = 512;
 const [eio, enospc] = [5, 28];
 
-export class SimJournalFile {
-  #cache = Buffer.alloc(tableAt);
-  #medium = Buffer.alloc(tableAt);
-  #unflushed: { offset: number; bytes: Buffer }[] = [];
-  /** Nothing that makes it longer, or fills a hole, fits. */
+/** What goes wrong with the disk that has them. */
+export class SimDisk {
+  /** Nothing that makes a file longer, or fills a hole, fits. */
   full = false;
   failsFlush = false;
+  failsRemoval = false;
   /** Mutations: what a correct program must not survive. */
   flushes = true;
+}
+
+export class SimJournalFile {
+  readonly #disk: SimDisk;
+  #cache: Buffer;
+  #medium: Buffer;
+  #unflushed: { offset: number; bytes: Buffer }[] = [];
+
+  constructor(disk: SimDisk, bytes = tableAt) {
+    this.#disk = disk;
+    this.#cache = Buffer.alloc(bytes);
+    this.#medium = Buffer.alloc(bytes);
+  }
+
   onHeader: (header: Header) => void = () => {};
 
   over(life: Life): JournalFile {
@@ -37,7 +51,10 @@ export class SimJournalFile {
         await life.pause();
         const isHole = (at: number) =>
           at >= tableAt && this.#cache.subarray(at, at + 4096).every((byte) => byte === 0);
-        if (this.full && (offset + bytes.length > this.#cache.length || isHole(offset - (offset % 4096))))
+        if (
+          this.#disk.full &&
+          (offset + bytes.length > this.#cache.length || isHole(offset - (offset % 4096)))
+        )
           throw new SystemError(enospc);
         this.#extend(offset + bytes.length);
         bytes.copy(this.#cache, offset);
@@ -48,11 +65,11 @@ export class SimJournalFile {
       },
       flush: async () => {
         await life.pause();
-        if (!this.flushes) return;
+        if (!this.#disk.flushes) return;
         const covered = this.#unflushed;
         this.#unflushed = [];
-        if (this.failsFlush && covered.length > 0) {
-          this.failsFlush = false;
+        if (this.#disk.failsFlush && covered.length > 0) {
+          this.#disk.failsFlush = false;
           // Some of it got there.
           for (const { offset, bytes } of covered.slice(covered.length / 2)) bytes.copy(this.#medium, offset);
           throw new SystemError(eio);
@@ -67,18 +84,6 @@ export class SimJournalFile {
           if (this.#cache.subarray(at, at + bytes).some((byte) => byte !== 0)) return { offset: at, bytes };
         }
         return undefined;
-      },
-      reset: async (bytes) => {
-        await life.pause();
-        for (const name of ["cache", "medium"] as const) {
-          const now = name === "cache" ? this.#cache : this.#medium;
-          const next = Buffer.alloc(Math.max(bytes, tableAt));
-          now.copy(next, 0, 0, tableAt);
-          if (name === "cache") this.#cache = next;
-          else this.#medium = next;
-        }
-        this.#unflushed = this.#unflushed.filter(({ offset }) => offset < tableAt);
-        await life.pause();
       },
       close: () => {},
     };
@@ -100,5 +105,59 @@ export class SimJournalFile {
     }
     this.#unflushed = [];
     this.#medium.copy(this.#cache);
+  }
+}
+
+export class SimLayerFolder {
+  readonly #disk: SimDisk;
+  readonly #files = new Map<number, SimJournalFile>();
+  /** Removed, as far as the page cache goes. */
+  #removed = new Map<number, SimJournalFile>();
+
+  constructor(disk: SimDisk) {
+    this.#disk = disk;
+  }
+
+  over(life: Life): LayerFolder {
+    return {
+      path: "sim.layers",
+      list: async () => {
+        await life.pause();
+        this.#removed.clear();
+        return [...this.#files.keys()];
+      },
+      create: async (epoch, bytes) => {
+        await life.pause();
+        if (this.#disk.full) throw new SystemError(enospc);
+        this.#files.set(epoch, new SimJournalFile(this.#disk, bytes));
+        this.#removed.clear();
+        await life.pause();
+        return this.#files.get(epoch)!.over(life);
+      },
+      open: async (epoch) => this.#files.get(epoch)!.over(life),
+      remove: async (epoch) => {
+        await life.pause();
+        const file = this.#files.get(epoch);
+        if (file) {
+          this.#removed.set(epoch, file);
+          this.#disk.full = false;
+        }
+        this.#files.delete(epoch);
+        await life.pause();
+        if (this.#disk.failsRemoval) {
+          this.#disk.failsRemoval = false;
+          throw new SystemError(eio);
+        }
+        this.#removed.clear();
+        await life.pause();
+      },
+    };
+  }
+
+  powerCut(random: Random): void {
+    for (const [epoch, file] of this.#removed)
+      if (random() < 0.5 && !this.#files.has(epoch)) this.#files.set(epoch, file);
+    this.#removed.clear();
+    for (const file of this.#files.values()) file.powerCut(random);
   }
 }

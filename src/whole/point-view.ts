@@ -1,8 +1,10 @@
-// The last whole generation of a volume while a run is open: what the run has overwritten, over what it has not.
+// A restore point: a volume as it was when a layer of before-images was begun, the last whole generation of an open run
+// among them.
 //
-// Guarantees: a read gives the generation's blocks, whatever is written meanwhile: an extent is read from the volume only
-// if it had no before-image when that read had ended, and an extent gets one before it is overwritten. When the run has ended, the
-// view is over: nothing can be read any more. It never changes, and can't be written to.
+// Guarantees: a read gives what the volume held then, whatever is written meanwhile: an extent is read from the volume only
+// if it had no before-image when that read had ended, and an extent gets one before it is overwritten. When the point was given
+// up, the view is over: nothing can be read any more. A before-image that is damaged is a medium error. It never changes,
+// and can't be written to.
 import { AgentError } from "../base/errors.ts";
 import { digestByReading } from "../volume/read-digests.ts";
 import {
@@ -16,10 +18,10 @@ import {
   type VolumeIdentity,
   type VolumeTraits,
 } from "../volume/volume.ts";
+import type { Chain } from "./chain.ts";
 import { type ExtentImage, firstUnreadable } from "./extent-images.ts";
 import { entryKind, extentBytes } from "./format.ts";
-import type { Journal } from "./journal.ts";
-import type { WholeVolume } from "./whole-volume.ts";
+import type { Layer } from "./layer.ts";
 
 /** Blocks of one extent. */
 interface Part {
@@ -29,36 +31,33 @@ interface Part {
   readonly bytes: number;
 }
 
-export class WholeView implements Volume {
+export class PointView implements Volume {
   readonly name: string;
   readonly geometry: Geometry;
   readonly identity: VolumeIdentity;
   readonly traits: VolumeTraits;
   readonly traffic = { sent: 0, received: 0 };
   readonly #base: Volume;
-  readonly #journal: Journal;
-  readonly #epoch: number;
+  readonly #chain: Chain;
+  readonly #layer: Layer;
 
-  /** @throws AgentError `volume_missing` where no run is open, so that the volume itself is whole */
-  constructor({ volume, journal }: WholeVolume) {
-    const { blockBytes } = volume.geometry;
-    this.#base = volume;
-    this.#journal = journal;
-    this.#epoch = journal.header.epoch;
-    this.name = `${volume.name} (its last whole generation)`;
-    this.geometry = { blockBytes, blocks: journal.header.volumeBytes / blockBytes };
-    // The same disk, and so no replica of it; but another content than its histories are of.
-    this.identity = { ...volume.identity, uuid: undefined };
-    const { catalogue, findsExtents, keepsHistories, grows, ...traits } = volume.traits;
+  /** Of the volume underneath, as it was when `layer` was begun. */
+  constructor(base: Volume, chain: Chain, layer: Layer) {
+    const { blockBytes } = base.geometry;
+    const { epoch, id, volumeBytes } = layer.head;
+    this.#base = base;
+    this.#chain = chain;
+    this.#layer = layer;
+    this.name = `restore point ${epoch} of ${base.name}`;
+    this.geometry = { blockBytes, blocks: volumeBytes / blockBytes };
+    // A volume of its own: nobody takes it for another path to the replica.
+    this.identity = { uuid: undefined, keys: [`point:${id.toString("hex")}`], description: this.name };
+    const { catalogue, findsExtents, keepsHistories, keepsWhole, grows, ...traits } = base.traits;
     this.traits = { ...traits, writable: false };
-    this.#checkOpen();
-    if (journal.header.foreign)
-      throw new AgentError("backup_mismatch", `Cannot show ${this.name}: others have written to it since`);
   }
 
-  #checkOpen(): void {
-    if (this.#journal.isOpen && this.#journal.header.epoch === this.#epoch) return;
-    throw new AgentError("volume_missing", `Cannot read ${this.name}: no run is open of which it is`);
+  #over(): AgentError {
+    return new AgentError("volume_missing", `Cannot read the ${this.name}: it is not kept any more`);
   }
 
   async read(lba: number, buffer: Buffer): Promise<void> {
@@ -69,7 +68,6 @@ export class WholeView implements Volume {
       await this.#readPart(part, buffer.subarray(done, done + part.bytes));
       done += part.bytes;
     }
-    this.#checkOpen();
   }
 
   *#parts(lba: number, blocks: number): Generator<Part> {
@@ -93,7 +91,7 @@ export class WholeView implements Volume {
       const lba = Math.floor((part.extent * extentBytes + bad) / this.geometry.blockBytes);
       throw new AgentError(
         "medium_error",
-        `Cannot read LBA ${lba} of ${this.name}: it could not be read before it was overwritten`,
+        `Cannot read LBA ${lba} of the ${this.name}: it could not be read before it was overwritten`,
         { lba },
       );
     }
@@ -115,14 +113,17 @@ export class WholeView implements Volume {
   }
 
   async #imageOf(extent: number): Promise<ExtentImage | undefined> {
-    this.#checkOpen();
+    if (!this.#chain.has(this.#layer)) throw this.#over();
     try {
-      return await this.#journal.imageOf(extent);
+      const image = await this.#chain.imageAt(this.#layer, extent);
+      return image === "torn" ? await this.#chain.contentOf(this.#layer, extent) : image;
     } catch (error) {
-      // What was torn may have been taken anew, and the extent overwritten, while it was looked at.
       if (!(error instanceof AgentError) || error.code !== "state_damaged") throw error;
-      this.#checkOpen();
-      return this.#journal.imageOf(extent);
+      const lba = (extent * extentBytes) / this.geometry.blockBytes;
+      throw new AgentError("medium_error", `Cannot read LBA ${lba} of the ${this.name}: ${error.message}`, {
+        lba,
+        cause: error,
+      });
     }
   }
 
@@ -135,7 +136,6 @@ export class WholeView implements Volume {
       const image = await this.#shown(extent, async () => {
         found = await this.#base.nextData(first, bytes / blockBytes);
       });
-      this.#checkOpen();
       if (image)
         found = image.kind === entryKind.hole ? undefined : { lba: first, blocks: bytes / blockBytes };
       if (found) return found;
@@ -158,7 +158,7 @@ export class WholeView implements Volume {
   }
 
   #refused(): AgentError {
-    return new AgentError("volume_readonly", `Cannot write to ${this.name}: roll the volume back first`);
+    return new AgentError("volume_readonly", `Cannot write to the ${this.name}: it never changes`);
   }
 
   async write(): Promise<void> {
@@ -174,7 +174,7 @@ export class WholeView implements Volume {
 
   /** It never changes. */
   async changeMark(): Promise<string> {
-    return `whole ${this.#epoch}`;
+    return `point ${this.#layer.head.id.toString("hex")}`;
   }
 
   /** The volume itself is its owner's. */
