@@ -1,14 +1,11 @@
-// Simulations for as long as wanted: npm run simulate [-- --sets --whole --seconds N --seed N --runs N --steps N]
+// Simulations for as long as wanted: npm run simulate [-- --sets --whole --seconds N --seed N --runs N --steps N --tell]
 //
-// Of catalogues, with --sets of replication sets, or with --whole of whole generations and restore points. A seed replays its run: exactly, but of sets as far as the
-// database answers in the same order. The exit status is 1 if something was found.
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+// Of catalogues, with --sets of replication sets, or with --whole of whole generations and restore points; --tell says what happens
+// in a set. A seed replays its run exactly. The exit status is 1 if something was found.
 import { parseArgs } from "node:util";
-import { openSqliteStore } from "../src/truth/sqlite-store.ts";
 import { Simulation } from "./catalogue/sim.ts";
-import { simulate } from "./sets/sim.ts";
+import { SetSimulation } from "./sets/sim.ts";
+import { template } from "./sets/sim-template.ts";
 import { WholeSimulation } from "./whole/sim.ts";
 
 const { values } = parseArgs({
@@ -19,6 +16,7 @@ const { values } = parseArgs({
     seed: { type: "string", default: `${Date.now() % 2 ** 31}` },
     runs: { type: "string", default: "Infinity" },
     steps: { type: "string", default: "200" },
+    tell: { type: "boolean", default: false },
   },
 });
 const [seconds, first, runs, steps] = [values.seconds, values.seed, values.runs, values.steps].map(Number);
@@ -31,14 +29,12 @@ async function ofCatalogues(seed: number): Promise<Counts> {
   return simulation.counts;
 }
 
+const emptyDatabase = values.sets ? await template() : "";
+
 async function ofSets(seed: number): Promise<Counts> {
-  const folder = await mkdtemp(join(tmpdir(), "lunsync-simulate-"));
-  try {
-    await using store = await openSqliteStore(join(folder, "truth.sqlite"));
-    return await simulate(seed, store);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  const simulation = new SetSimulation(seed, emptyDatabase);
+  if (values.tell) simulation.tell = (line) => console.log(line);
+  return simulation.run();
 }
 
 async function ofWhole(seed: number): Promise<Counts> {
@@ -64,7 +60,9 @@ for (; run < runs! && performance.now() < deadline; run++) {
   } catch (error) {
     found++;
     console.error(`FOUND seed ${seed}: ${(error as Error).stack}`);
-    console.error(`again: npm run simulate -- ${which}--seed ${seed} --runs 1 --steps ${steps}`);
+    console.error(
+      `again: npm run simulate -- ${which}--seed ${seed} --runs 1${values.sets ? "" : ` --steps ${steps}`}`,
+    );
   }
 }
 console.log(`${run} runs from seed ${first}, ${found} findings; ${JSON.stringify(sum)}`);

@@ -132,6 +132,13 @@ async function makeWhole(
   force: boolean,
 ): Promise<RolledBack | undefined> {
   const state = await stateOf(volume);
+  // What it held before it joined the set, or a mixture, is whole to its host, too.
+  if (member.generation === 0 && !state?.label && !force)
+    throw new AgentError(
+      "not_whole",
+      `"${member.address}" ("${member.name}") has never held a generation of the set as a whole. Run the set again while the source ` +
+        "is there, or take another replica; --force hands it out as it is",
+    );
   // One that was handed out by its host alone is what it is, and written to by others; the set follows it from here on.
   if (!state?.label?.handedOut) {
     checkLabel(member, facts, state?.label);

@@ -1,8 +1,10 @@
 // What sync points hold: a side whose changes the truth may take, by name; a replica that follows, as a proof.
 //
 // Guarantees: a volume of another host proves what it holds, and only what nobody knows by name is read over the wire.
+// What was sent to it and not acknowledged is looked at on its medium: a cache may have what was lost on the way there.
 // What can't be read is told, and has no name. Memory is bounded by one window.
 import { AgentError } from "../base/errors.ts";
+import type { Range } from "../base/ranges.ts";
 import type { Random } from "../platform/random.ts";
 import { type Proof, proveExtents } from "../truth/extent-state.ts";
 import type { EntryRun } from "../truth/store.ts";
@@ -29,16 +31,28 @@ export interface Named {
   readonly unreadable: ReadonlySet<number>;
 }
 
-export async function namesOf(volume: Volume, question: Question): Promise<Named> {
-  const { shape, first, truth } = question;
+/** What is looked at, and whether on the medium. */
+interface Look extends Range {
+  readonly fresh: boolean;
+}
+
+/** The whole window; then what was sent to the sync point, and not acknowledged. */
+function looks({ first, truth, table, shape }: Question): Look[] {
   const count = truth.length / shape.digest.identifierBytes;
-  const named = { identifiers: Buffer.from(truth), unreadable: new Set<number>() };
-  if (volume.identifiers) {
-    await byDigesting(volume, question, first, count, named);
-    return named;
+  const sent = table
+    .filter((run) => run.sent)
+    .flatMap((run) => Array.from({ length: run.count }, (_, j) => run.first + j));
+  return [{ first, count, fresh: false }, ...runsOf(sent).map((range) => ({ ...range, fresh: true }))];
+}
+
+export async function namesOf(volume: Volume, question: Question): Promise<Named> {
+  const named = { identifiers: Buffer.from(question.truth), unreadable: new Set<number>() };
+  for (const look of looks(question)) {
+    const unknown = volume.identifiers
+      ? [look]
+      : runsOf(await byProof(volume, question, look, named.identifiers));
+    for (const range of unknown) await byDigesting(volume, question, { ...range, fresh: look.fresh }, named);
   }
-  const unknown = await byProof(volume, question, named.identifiers);
-  for (const range of runsOf(unknown)) await byDigesting(volume, question, range.first, range.count, named);
   return named;
 }
 
@@ -46,47 +60,39 @@ export async function namesOf(volume: Volume, question: Question): Promise<Named
 async function byDigesting(
   volume: Volume,
   { shape, first, signal }: Question,
-  from: number,
-  count: number,
+  { first: from, count, fresh }: Look,
   named: { identifiers: Buffer; unreadable: Set<number> },
 ): Promise<void> {
   const { digest, extentBlocks } = shape;
   const width = digest.identifierBytes;
   const into = named.identifiers.subarray((from - first) * width, (from - first + count) * width);
   const unreadable = await ask(volume, from, count, into, (at, extents) =>
-    volumeIdentifiers(
-      volume,
-      { lba: at * extentBlocks, extentBlocks, extents, digest, fresh: false },
-      signal,
-    ),
+    volumeIdentifiers(volume, { lba: at * extentBlocks, extentBlocks, extents, digest, fresh }, signal),
   );
   for (const extent of unreadable) named.unreadable.add(extent - first);
 }
 
 /** Puts names where the proof fits one that is known; returns the extents of which it fits none. */
-async function byProof(volume: Volume, question: Question, names: Buffer): Promise<number[]> {
+async function byProof(volume: Volume, question: Question, look: Look, names: Buffer): Promise<number[]> {
   const { shape, first, truth, table, random, signal } = question;
   const width = shape.digest.identifierBytes;
-  const count = truth.length / width;
-  const { values, initialValue } = await provedBy(volume, shape, first, count, {
-    fresh: false,
-    random,
-    signal,
-  });
+  const { first: from, count, fresh } = look;
+  const { values, initialValue } = await provedBy(volume, shape, from, count, { fresh, random, signal });
+  const cut = (identifiers: Buffer) =>
+    identifiers.subarray((from - first) * width, (from - first + count) * width);
   const candidates = [
     truth,
     ...["previous" as const, "sent" as const].map((which) => overlaid(which, question)),
-  ];
-  const wanted = candidates.map((identifiers) => encoded(shape, first, identifiers, initialValue));
+  ].map(cut);
+  const wanted = candidates.map((identifiers) => encoded(shape, from, identifiers, initialValue));
   const tried = table.length === 0 ? 1 : candidates.length;
-  if (values.equals(wanted[0]!)) return [];
   const unknown: number[] = [];
   for (let i = 0; i < count; i++) {
     const at = i * valueBytes;
     let k = 0;
     while (k < tried && values.compare(wanted[k]!, at, at + valueBytes, at, at + valueBytes) !== 0) k++;
-    if (k === tried) unknown.push(first + i);
-    else candidates[k]!.copy(names, i * width, i * width, (i + 1) * width);
+    if (k === tried) unknown.push(from + i);
+    else candidates[k]!.copy(cut(names), i * width, i * width, (i + 1) * width);
   }
   return unknown;
 }
@@ -121,32 +127,37 @@ export interface Proved {
 /** @throws AgentError of the volume */
 export async function proofOf(volume: Volume, question: Question, zeroNames: Buffer): Promise<Proved> {
   const { shape, first, truth: truthNames, table, random, signal } = question;
-  const count = truthNames.length / shape.digest.identifierBytes;
-  const { values: proved, initialValue } = await provedBy(volume, shape, first, count, {
-    fresh: false,
-    random,
-    signal,
-  });
-  const encode = (from: number, identifiers: Buffer) => encoded(shape, from, identifiers, initialValue);
-  const [truth, zeros] = [encode(first, truthNames), encode(first, zeroNames)];
-  const cut = (buffer: Buffer, from: number, extents: number) =>
-    buffer.subarray((from - first) * valueBytes, (from - first + extents) * valueBytes);
+  const width = shape.digest.identifierBytes;
+  const count = truthNames.length / width;
+  const parts: Part[] = [];
+  for (const { fresh, ...range } of looks(question)) {
+    const answer = await provedBy(volume, shape, range.first, range.count, { fresh, random, signal });
+    parts.push({ ...range, ...answer });
+  }
+  /** By place, the part that was looked at last. */
+  const partAt = new Array<Part>(count);
+  for (const part of parts) partAt.fill(part, part.first - first, part.first - first + part.count);
+  const cut = (names: Buffer, from: number, extents: number) =>
+    names.subarray((from - first) * width, (from - first + extents) * width);
   const proofs = new Array<Proof>(count);
   const take = (from: number, extents: number, entry: EntryRun | undefined) => {
     if (extents === 0) return;
-    const part = {
+    const part = partAt[from - first]!;
+    const encode = (identifiers: Buffer) => encoded(shape, from, identifiers, part.initialValue);
+    const at = (from - part.first) * valueBytes;
+    const window = {
       first: from,
       count: extents,
       valueBytes,
       pending: entry?.action,
-      truth: cut(truth, from, extents),
-      proved: cut(proved, from, extents),
-      zeros: cut(zeros, from, extents),
-      ...(entry && { previous: encode(from, entry.previous) }),
-      ...(entry?.sent && { sent: encode(from, entry.sent) }),
+      truth: encode(cut(truthNames, from, extents)),
+      proved: part.values.subarray(at, at + extents * valueBytes),
+      zeros: encode(cut(zeroNames, from, extents)),
+      ...(entry && { previous: encode(entry.previous) }),
+      ...(entry?.sent && { sent: encode(entry.sent) }),
     };
-    for (const { first: at, count: length, ...proof } of proveExtents(part))
-      proofs.fill(proof, at - first, at - first + length);
+    for (const { first: start, count: length, ...proof } of proveExtents(window))
+      proofs.fill(proof, start - first, start - first + length);
   };
   let at = first;
   for (const entry of table) {
@@ -158,14 +169,28 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
   return {
     proofs,
     holds: (identifiers) => {
-      const held = encode(first, identifiers);
+      const held = new Map(
+        parts.map((part) => [
+          part,
+          encoded(shape, part.first, cut(identifiers, part.first, part.count), part.initialValue),
+        ]),
+      );
       return (i) => {
-        const place = i * valueBytes;
-        return proved.compare(held, place, place + valueBytes, place, place + valueBytes) === 0;
+        const part = partAt[i]!;
+        const place = (first + i - part.first) * valueBytes;
+        return (
+          part.values.compare(held.get(part)!, place, place + valueBytes, place, place + valueBytes) === 0
+        );
       };
     },
-    allEqual: proved.equals(truth),
+    allEqual: proofs.every(({ outcome }) => outcome === "equal"),
   };
+}
+
+/** What a replica has answered, by one initial value. */
+interface Part extends Range {
+  readonly values: Buffer;
+  readonly initialValue: Buffer;
 }
 
 /** Of a replica that is known to hold the truth without being asked. */

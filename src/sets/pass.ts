@@ -308,7 +308,7 @@ class Update {
     const carriedOut = pending === 0 ? nothingToDo : await this.#carryOut(volume, givers, pending, keep);
     if (!isDone(carriedOut)) return carriedOut;
     const label = labelOf(facts, this.#generation);
-    if (run) await run.commit({ label });
+    if (run) await run.end({ label });
     else if (state && state.label?.generation !== this.#generation) await volume.labelWhole?.(label, signal);
     return carriedOut;
   }

@@ -122,11 +122,17 @@ export class Pieces {
       encoded(shape, first, identifiers, initialValue),
     );
     const nobodys = unnamed(identifierBytes);
+    const isAt = (held: Buffer, wanted: Buffer, j: number) =>
+      held.compare(wanted, j * valueBytes, (j + 1) * valueBytes, j * valueBytes, (j + 1) * valueBytes) === 0;
+    const inCache = Array.from({ length: count }, (_, j) => isAt(values, known[0]!, j));
+    // What is pending and in a cache already may be on the medium, or was lost on its way there.
+    const fresh = inCache.includes(true)
+      ? await provedBy(replica, shape, first, count, { ...how, fresh: true })
+      : undefined;
+    const truth = fresh && encoded(shape, first, this.#truth(first, count), fresh.initialValue);
     return Array.from({ length: count }, (_, j) => {
-      const at = j * valueBytes;
-      const equals = (which: number) =>
-        values.compare(known[which]!, at, at + valueBytes, at, at + valueBytes) === 0;
-      if (equals(0)) return "truth";
+      const equals = (which: number) => isAt(values, known[which]!, j);
+      if (inCache[j]) return fresh && truth && isAt(fresh.values, truth, j) ? "truth" : "what it may";
       const isUnnamed = previous.subarray(j * identifierBytes, (j + 1) * identifierBytes).equals(nobodys);
       return isUnnamed || equals(1) || equals(2) ? "what it may" : "something else";
     });

@@ -1,18 +1,19 @@
 // What a run has decided, until it is written down in one transaction.
 //
 // Guarantees: memory is bounded by one piece; the file is unlinked as soon as it is open, so that nothing is left behind,
-// however the process ends.
+// however the process ends. What comes back is what was added, by its checksum, or it is an error.
 import { randomUUID } from "node:crypto";
 import { open, unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
+import { crc32 } from "node:zlib";
 import { AgentError, messageOf } from "../base/errors.ts";
 
 /** A temporary file; what system calls fail with has a `code`. */
 export interface SpoolFile {
   write(buffer: Buffer, offset: number, length: number, at: number): Promise<{ bytesWritten: number }>;
-  read(buffer: Buffer, offset: number, length: number, at: number): Promise<unknown>;
+  read(buffer: Buffer, offset: number, length: number, at: number): Promise<{ bytesRead: number }>;
   close(): Promise<void>;
 }
 
@@ -22,6 +23,11 @@ async function unlinked(): Promise<SpoolFile> {
   await unlink(path);
   return file;
 }
+
+/** Length and CRC-32 of the piece behind it. */
+const headBytes = 8;
+/** So that zeros are no piece. */
+const crcStart = 1;
 
 /** Takes what was decided, piece by piece. */
 export interface Sink<T> {
@@ -43,8 +49,9 @@ export class Spool<T> implements Sink<T>, AsyncDisposable {
   /** @throws AgentError `no_space`, `io_error` */
   async add(piece: T): Promise<void> {
     const body = serialize(piece);
-    const head = Buffer.alloc(4);
+    const head = Buffer.alloc(headBytes);
     head.writeUInt32BE(body.length);
+    head.writeUInt32BE(crc32(body, crcStart), 4);
     const bytes = Buffer.concat([head, body]);
     try {
       this.#file ??= await this.#make();
@@ -64,16 +71,31 @@ export class Spool<T> implements Sink<T>, AsyncDisposable {
     this.#bytes += bytes.length;
   }
 
-  /** In the order in which they were added. Buffers in them come back as Uint8Arrays. */
+  /** In the order in which they were added. Buffers in them come back as Uint8Arrays. @throws AgentError `io_error` */
   async *[Symbol.asyncIterator](): AsyncGenerator<T> {
-    const head = Buffer.alloc(4);
     for (let at = 0; at < this.#bytes; ) {
-      await this.#file!.read(head, 0, 4, at);
-      const body = Buffer.alloc(head.readUInt32BE());
-      await this.#file!.read(body, 0, body.length, at + 4);
-      at += 4 + body.length;
+      const head = await this.#read(at, headBytes);
+      const bodyBytes = head.readUInt32BE();
+      if (at + headBytes + bodyBytes > this.#bytes) throw notAsItWas("it was changed");
+      const body = await this.#read(at + headBytes, bodyBytes);
+      if (crc32(body, crcStart) !== head.readUInt32BE(4)) throw notAsItWas("it was changed");
+      at += headBytes + bodyBytes;
       yield deserialize(body) as T;
     }
+  }
+
+  async #read(at: number, bytes: number): Promise<Buffer> {
+    const buffer = Buffer.alloc(bytes);
+    for (let done = 0; done < bytes; ) {
+      const { bytesRead } = await this.#file!.read(buffer, done, bytes - done, at + done).catch(
+        (error: unknown) => {
+          throw notAsItWas(messageOf(error), error);
+        },
+      );
+      if (bytesRead === 0) throw notAsItWas("it was cut off");
+      done += bytesRead;
+    }
+    return buffer;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -81,3 +103,11 @@ export class Spool<T> implements Sink<T>, AsyncDisposable {
     this.#file = undefined;
   }
 }
+
+const notAsItWas = (found: string, cause?: unknown): AgentError =>
+  new AgentError(
+    "io_error",
+    `Cannot read what was decided from a temporary file in "${tmpdir()}": ${found}; nothing was written to a replica. See to ` +
+      "the medium there, or set TMPDIR, and run again",
+    { cause },
+  );

@@ -32,14 +32,19 @@ export class WholeRun {
     return new WholeRun(job, run);
   }
 
-  /** The replica is whole. Where it does not learn that, its run stays open, which is said. */
+  /** The replica is whole. @throws AgentError `backup_mismatch` if somebody has rolled it back since */
+  async end(options?: CommitOptions): Promise<void> {
+    const { replica, signal } = this.#job;
+    await replica.commitWhole!(this.#run, options, signal);
+  }
+
+  /** Likewise. Where it does not learn that, its run stays open, which is said. */
   async commit(options?: CommitOptions): Promise<void> {
-    const { replica, signal, onNotice } = this.#job;
     try {
-      await replica.commitWhole!(this.#run, options, signal);
+      await this.end(options);
     } catch (error) {
       if (!(error instanceof AgentError)) throw error;
-      onNotice?.(`The replica is equal, but its run stays open: ${error.message}`);
+      this.#job.onNotice?.(`The replica is equal, but its run stays open: ${error.message}`);
     }
   }
 }

@@ -4,6 +4,8 @@
 // write fails and nothing is overwritten. A run is committed only when what it wrote is on the medium. A roll back that
 // was cut off is gone through again, with the same end. Runs begin and end between writes, never within one. Whoever keeps
 // something about the volume's content (a catalogue) stands above, and has `noted` called around what a roll back writes.
+// What is labelled a generation of a replication set is written to in a run only, or when it was handed out: so a run that
+// goes on after a roll back makes no mixture of it.
 import { lengthOf } from "../base/bytes.ts";
 import { AgentError } from "../base/errors.ts";
 import { type Leave, RangeLocks } from "../base/range-locks.ts";
@@ -87,7 +89,7 @@ export class WholeVolume implements Volume {
 
   writeNow(lba: number, pieces: readonly Buffer[]): boolean {
     const { isSure, mustRecord, isRecording } = this.journal;
-    if (!this.volume.writeNow || !this.#gate.open || !isSure || mustRecord) return false;
+    if (!this.volume.writeNow || !this.#gate.open || !isSure || mustRecord || !this.#mayWrite) return false;
     if (isRecording) {
       const [first, end] = this.#extentsOf(lba, lengthOf(pieces) / this.geometry.blockBytes);
       for (let extent = first; extent < end; extent++) if (!this.journal.isKeptNow(extent)) return false;
@@ -336,12 +338,29 @@ export class WholeVolume implements Volume {
     if (missing.length > 0) await this.journal.keep(missing);
   }
 
+  /** A generation of a set is not written to: somebody relies on its being whole. */
+  get #mayWrite(): boolean {
+    const { label } = this.journal.header;
+    return this.journal.isOpen || label === undefined || label.handedOut;
+  }
+
+  /** @throws AgentError `volume_readonly` */
+  #checkMayWrite(): void {
+    if (this.#mayWrite) return;
+    throw new AgentError(
+      "volume_readonly",
+      `Cannot write to "${this.name}": it is generation ${this.journal.header.label!.generation} of a replication set, as a whole, ` +
+        "and no run is open (one that was, was rolled back). A run of the set begins one; to use the volume: lunsync failover",
+    );
+  }
+
   async #within(lba: number, blocks: number, action: () => Promise<void>): Promise<void> {
     for (;;) {
       if (this.journal.mustRecord) await this.record();
       const entered = this.#gate.enter(lba, blocks, "write");
       const leave: Leave = entered instanceof Promise ? await entered : entered;
       try {
+        this.#checkMayWrite();
         if (!this.journal.mustRecord) return await action();
       } finally {
         leave();

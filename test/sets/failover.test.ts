@@ -356,3 +356,31 @@ test("the set follows another member for good; the old source is a replica then"
   expect(back.source).toBe("source");
   expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("source");
 });
+
+test("a replica whose first run was cut off is not handed out, whatever its host calls whole", async () => {
+  await using folder = await WorkFolder.make();
+  let tried = 0;
+  for (let seed = 1; tried < 6; seed++) {
+    await using store = await openSqliteStore(join(folder.path, `first-${seed}.sqlite`));
+    const world = await World.make(seed, store);
+    const { disk, volume } = world.site("east");
+    if (!volume.traits.keepsWhole) continue;
+    tried++;
+    let written = false;
+    disk.before = (operation) => {
+      written ||= operation === "write";
+      if (operation === "flush" && written) throw new AgentError("connection_lost", "the link is cut");
+    };
+    await world.run();
+    disk.before = () => undefined;
+    const before = world.site("east").content;
+    if (tried % 2 === 0) await volume.rollBackWhole!();
+    await expect(world.failOver()).rejects.toMatchObject({
+      code: "not_whole",
+      message: expect.stringMatching(/has never held a generation/),
+    });
+    if (tried % 2 === 1) expect(world.site("east").content.equals(before)).toBe(true);
+    await world.run();
+    await world.failOver();
+  }
+});

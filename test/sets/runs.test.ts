@@ -1,5 +1,5 @@
-// Runs of a replication set in which everything fails that can: whoever dies, whatever is lost, one run without failures
-// brings every replica to what the source holds, and the next one does nothing.
+// Single runs of a replication set: who is away, who dies, who is somebody else, what is too much. simulation.ts has them in
+// thousands of schedules.
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
@@ -7,25 +7,7 @@ import type { OpenVolume } from "../../src/sets/points.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
-import { blockBytes, made, NamedVolume, name, run, simulate } from "./sim.ts";
-
-const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 150);
-
-test("whatever fails, one run without failures brings all replicas to the source, and the next does nothing", async () => {
-  await using folder = await WorkFolder.make();
-  const sum = { written: 0, offline: 0 };
-  for (let seed = 1; seed <= cases; seed++) {
-    await using store = await openSqliteStore(join(folder.path, `${seed}.sqlite`));
-    const { written, offline } = await simulate(seed, store).catch((error) => {
-      throw new Error(`npm run simulate -- --sets --seed ${seed} --runs 1: ${error.stack}`);
-    });
-    sum.written += written;
-    sum.offline += offline;
-  }
-  // It did something.
-  expect(sum.written).toBeGreaterThan(cases * 5);
-  expect(sum.offline).toBeGreaterThan(cases / 2);
-}, 120_000);
+import { blockBytes, made, NamedVolume, name, run } from "./fixture.ts";
 
 test("a replica that was away gets what it lacks, and nothing else", async () => {
   await using folder = await WorkFolder.make();
@@ -136,4 +118,29 @@ test("two runs of a set exclude each other; who died with it keeps nobody waitin
   // One that was never given back.
   await store.acquire(name, "dead", 1000);
   expect((await run(world)).generation).toBe(1);
+});
+
+test("what a disk has lost on its way to the medium, and its cache still has, is written again by the next run", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await made(randomOf(11), store);
+  await run(world);
+  world.source.change(0, Buffer.alloc(blockBytes, 9));
+  const [replica] = world.replicas;
+  const flush = replica!.flush.bind(replica);
+  replica!.flush = async () => {
+    const before = Buffer.from(replica!.medium.subarray(0, blockBytes));
+    await flush();
+    before.copy(replica!.medium);
+  };
+  const lying = await run(world);
+  const stateOf = (result: typeof lying) =>
+    result.replicas.find((each) => each.name === replica!.name)!.state;
+  expect(stateOf(lying)).toBe("behind");
+  // It goes on lying: nobody believes its cache.
+  expect(stateOf(await run(world))).toBe("behind");
+  replica!.flush = flush;
+  const last = await run(world);
+  expect(stateOf(last)).toBe("in step");
+  expect(replica!.medium.equals(world.source.cache)).toBe(true);
 });

@@ -1,200 +1,268 @@
-// A replication set over volumes in memory, in which everything fails that can, by a schedule that a seed makes: runs die
-// before and after any step, replicas lose what was not flushed, break, are offline, are written to by others; the source
-// goes on changing. Engine, rules and database are the real ones.
-import { AgentError } from "../../src/base/errors.ts";
-import { systemClock } from "../../src/platform/clock.ts";
-import type { RunResult } from "../../src/sets/pass.ts";
-import type { OpenVolume } from "../../src/sets/points.ts";
-import { runSet } from "../../src/sets/run.ts";
-import type { NewMember, TruthStore } from "../../src/truth/store.ts";
-import type { VolumeIdentity } from "../../src/volume/volume.ts";
+// A replication set in a world in which everything fails that can, by a schedule that a seed makes: two managers on two hosts,
+// a source that goes on changing, replicas with and without a journal of their last whole generation, a database, a network.
+//
+// The world is in sim-world.ts, and what must hold in it in sim-judge.ts.
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
-import { MemoryVolume } from "../support/memory-volume.ts";
+import type { SimHost } from "./sim-host.ts";
+import type { SimManager } from "./sim-process.ts";
+import { chance, type Random } from "./sim-time.ts";
+import { blockBytes, SimWorld } from "./sim-world.ts";
+import { stranger, writer } from "./sim-writers.ts";
 
-export class SimulationError extends Error {
-  override readonly name = "SimulationError";
-}
+/** Shapes of volumes: bytes of an extent, extents; the last two need several windows or several before-images. */
+const shapes = [
+  [1024, 12],
+  [1024, 30],
+  [512, 70],
+  [1024, 140],
+  [8192, 20],
+  [4096, 40],
+  [512, 1040],
+] as const;
 
-export const blockBytes = 512;
-const extentBytes = 1024;
-export const name = "set";
+/** What goes wrong most. */
+const moods = ["calm", "operators", "managers", "hosts", "database", "network", "disks"] as const;
+type Mood = (typeof moods)[number];
 
-export class NamedVolume extends MemoryVolume {
-  override readonly identity: VolumeIdentity;
+export type Counts = Record<string, number>;
 
-  constructor(uuid: string, data: Buffer) {
-    super(uuid, data, blockBytes, { windowExtentsMax: 40 });
-    this.identity = { uuid, keys: [`memory:${uuid}`], description: "memory" };
+export class SetSimulation {
+  readonly #random: Random;
+  readonly #world: SimWorld;
+  readonly #mood: Mood;
+  readonly #counts = { powerCuts: 0, kills: 0, stops: 0, rollBacks: 0, swaps: 0, faults: 0 };
+
+  /** `template`: an empty truth database. */
+  constructor(seed: number, template: string) {
+    const random = randomOf(seed);
+    this.#random = random;
+    this.#mood = oneOf(random, moods);
+    const [extentBytes, extentsMax] = chance(random, 0.03) ? shapes[6] : oneOf(random, shapes.slice(0, 6));
+    const extents = extentsMax > 1000 ? extentsMax : 1 + below(random, extentsMax);
+    const bytes =
+      extents * extentBytes - (extents > 1 ? below(random, extentBytes / blockBytes) * blockBytes : 0);
+    const content = bytesOf(random, bytes).fill(0, below(random, bytes));
+    const replicas = Array.from({ length: 1 + below(random, 3) }, () => {
+      const its = oneOf(random, ["zeros", "same", "other"] as const);
+      const data = its === "zeros" ? Buffer.alloc(bytes) : its === "same" ? content : bytesOf(random, bytes);
+      return { data, keepsWhole: chance(random, 0.5) };
+    });
+    this.#world = new SimWorld(random, template, extentBytes, content, replicas);
+    if (this.#mood === "network") this.#world.network.lossy = oneOf(random, [0, 0.005, 0.02]);
   }
-}
 
-class Killed extends Error {
-  override readonly name = "Killed";
-}
-
-export interface World {
-  readonly random: () => number;
-  readonly store: TruthStore;
-  readonly source: NamedVolume;
-  readonly replicas: readonly NamedVolume[];
-  readonly offline: Set<string>;
-}
-
-const memberOf = (volume: NamedVolume, priority: number): NewMember => ({
-  name: volume.name,
-  address: volume.name,
-  role: priority === 0 ? "source" : "replica",
-  priority,
-  volumeUuid: undefined,
-  generation: 0,
-  lastResult: undefined,
-  lastRunMs: undefined,
-});
-
-export async function made(random: () => number, store: TruthStore): Promise<World> {
-  const bytes = (1 + below(random, 200)) * extentBytes - below(random, 2) * blockBytes;
-  const contents = () => (random() < 0.5 ? Buffer.alloc(bytes) : bytesOf(random, bytes));
-  const data = contents().fill(0, below(random, bytes));
-  const source = new NamedVolume("source", data);
-  const replicas = Array.from(
-    { length: 1 + below(random, 3) },
-    (_, i) => new NamedVolume(`replica-${i}`, random() < 0.5 ? data : contents()),
-  );
-  await store.createSet(
-    {
-      name,
-      uuid: "01".repeat(16),
-      extentBytes,
-      blockBytes: 0,
-      digest: "sha256",
-      maxChange: undefined,
-      createdMs: 0,
-    },
-    [source, ...replicas].map(memberOf),
-  );
-  return { random, store, source, replicas, offline: new Set() };
-}
-
-/** Writes some blocks. Zeros, too: an extent of zeros is no record. */
-function scribble(random: () => number, volume: MemoryVolume): void {
-  for (let times = 1 + below(random, 4); times > 0; times--) {
-    const lba = below(random, volume.geometry.blocks);
-    const blocks = 1 + below(random, Math.min(8, volume.geometry.blocks - lba));
-    const data = random() < 0.3 ? Buffer.alloc(blocks * blockBytes) : bytesOf(random, blocks * blockBytes);
-    volume.change(lba * blockBytes, data);
+  /** What happens is told from here on. */
+  set tell(tell: (line: string) => void) {
+    this.#world.time.tell = (what) => tell(`${this.#world.time.nowMs.toFixed(1).padStart(10)} ${what()}`);
   }
-}
 
-export function run(world: World, store = world.store, open?: OpenVolume) {
-  const { random, source, replicas, offline } = world;
-  return runSet(name, {
-    store,
-    open:
-      open ??
-      (async (address) => {
-        if (offline.has(address)) throw new AgentError("connection_refused", `"${address}" is offline`);
-        return [source, ...replicas].find((volume) => volume.name === address)!;
-      }),
-    clock: systemClock,
-    random: { bytes: (count) => bytesOf(random, count) },
-    owner: "test",
-    signal: new AbortController().signal,
-    onNotice: () => {},
-  });
-}
-
-/** A run that something happens to: it dies, before or after a step; a replica breaks; the source goes on changing. */
-async function troubledRun(world: World): Promise<void> {
-  const { random, store, source, replicas } = world;
-  const volumes = [source, ...replicas];
-  let left = below(random, 60);
-  let dead = false;
-  const trouble = oneOf(random, ["death", "death", "store", "replica", "writer", "stranger"] as const);
-  for (const volume of volumes) {
-    volume.before = (operation) => {
-      if (dead) throw new Killed();
-      if (left-- > 0) return;
-      if (trouble === "death") {
-        dead = true;
-        throw new Killed();
-      }
-      if (trouble === "replica" && volume !== source) throw new AgentError("medium_error", "EIO");
-      if (trouble === "writer" && random() < 0.3) scribble(random, source);
-      if (trouble === "stranger" && random() < 0.1 && operation !== "flush")
-        scribble(random, oneOf(random, replicas));
+  get counts(): Counts {
+    const of = (name: "runs" | "ended" | "failed") =>
+      this.#world.managers.reduce((sum, { counts }) => sum + counts[name], 0);
+    const [runs, ended, failed] = [of("runs"), of("ended"), of("failed")];
+    return {
+      ...this.#counts,
+      fenced: this.#world.replicas.reduce((sum, { refused }) => sum + refused, 0),
+      ...this.#world.judge.counts,
+      ...this.#world.network.counts,
+      ...this.#world.database.counts,
+      steps: this.#world.time.steps,
+      runs,
+      ended,
+      failed,
     };
   }
-  let writes = below(random, 4);
-  const write: TruthStore["write"] = async (...call) => {
-    if (dead) throw new Killed();
-    const dies = trouble === "store" && writes-- === 0;
-    if (dies && random() < 0.5) throw new Killed(); // before it, or after
-    await store.write(...call);
-    if (dies) dead = true;
-    if (dead) throw new Killed();
-  };
-  const failing = new Proxy(store, {
-    get(target, key) {
-      if (key === "write") return write;
-      const value: unknown = Reflect.get(target, key, target);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
-  await run(world, failing).catch((error: unknown) => {
-    if (!(error instanceof Killed) && !(error instanceof AgentError)) throw error;
-  });
-  for (const volume of volumes) volume.before = () => undefined;
-  // Whoever died may have lost what was not flushed, or some of it.
-  for (const replica of replicas) {
-    if (random() >= 0.5) continue;
-    for (let at = 0; at < replica.cache.length; at += blockBytes)
-      if (random() < 0.5) replica.cache.copy(replica.medium, at, at, at + blockBytes);
-    replica.medium.copy(replica.cache);
-  }
-}
 
-const check = (right: boolean, what: string): void => {
-  if (!right) throw new SimulationError(what);
-};
-
-/** Each replica that was reached is in step, and holds on its medium what the source does. */
-function checkReached(world: World, result: RunResult): void {
-  for (const { name: replica, state, reason } of result.replicas) {
-    const volume = world.replicas.find((each) => each.name === replica)!;
-    const expected = world.offline.has(replica) ? "offline" : "in step";
-    check(state === expected, `${replica} is ${state}, not ${expected}: ${reason}`);
-    if (expected === "in step")
-      check(volume.medium.equals(world.source.cache), `${replica} is in step, and differs`);
+  async run(): Promise<Counts> {
+    try {
+      await this.#world.create();
+      const actions = 4 + below(this.#random, 16);
+      for (let i = 0; i < actions; i++) {
+        await this.#act();
+        await this.#go();
+      }
+      await this.#world.mend();
+      await this.#world.end();
+      return this.counts;
+    } finally {
+      this.#world.close();
+    }
   }
-}
 
-/** One schedule. @throws SimulationError for what must not be */
-export async function simulate(
-  seed: number,
-  store: TruthStore,
-): Promise<{ written: number; offline: number }> {
-  const random = randomOf(seed);
-  const world = await made(random, store);
-  const { source, replicas } = world;
-  let offline = 0;
-  for (let step = below(random, 8); step > 0; step--) {
-    if (random() < 0.5) scribble(random, source);
-    if (random() < 0.2) scribble(random, oneOf(random, replicas));
-    if (random() < 0.3) world.offline.add(oneOf(random, replicas).name);
-    if (random() < 0.3) world.offline.clear();
-    offline += world.offline.size;
-    if (random() < 0.6) await troubledRun(world);
-    else checkReached(world, await run(world));
+  // --- the schedule ---
+
+  /** Some time passes. */
+  async #go(): Promise<void> {
+    const random = this.#random;
+    if (chance(random, 0.5)) {
+      for (let n = below(random, oneOf(random, [3, 30, 300])); n > 0; n--) await this.#world.step();
+      return;
+    }
+    // Until those who work have ended, or so.
+    const untilMs = this.#world.time.nowMs + 100_000;
+    while (this.#world.managers.some(({ busy }) => busy) && (await this.#world.step(untilMs)));
   }
-  world.offline.clear();
-  const last = await run(world);
-  checkReached(world, last);
-  check(
-    last.replicas.every(({ pending }) => pending === 0),
-    "something is pending after a run without failures",
-  );
-  const again = await run(world);
-  const idle = again.replicas.every(({ carriedOut }) => carriedOut!.written + carriedOut!.proved === 0);
-  check(again.changed === 0 && again.generation === last.generation && idle, "the next run does something");
-  return { written: last.replicas.reduce((sum, { carriedOut }) => sum + carriedOut!.written, 0), offline };
+
+  async #act(): Promise<void> {
+    const random = this.#random;
+    const manager = oneOf(random, this.#world.managers);
+    const host = oneOf(random, this.#world.replicas);
+    const fault = (fn: () => void) => () => {
+      this.#counts.faults++;
+      fn();
+    };
+    const odds: readonly (readonly [Mood, number, () => void])[] = [
+      ["calm", 8, () => this.#start(manager)],
+      ["calm", 4, () => writer(this.#world.time, random, this.#world.source.disk, oneOf(random, [1, 1, 20]))],
+      ["calm", 1, () => stranger(random, host)],
+      ["operators", 0.8, () => this.#operate(manager, host)],
+      ["operators", 0.3, () => this.#rollBack(host)],
+      ["operators", 0.3, fault(() => this.#swap(host))],
+      ["managers", 1, () => this.#kill(manager)],
+      ["managers", 0.6, () => this.#stop(manager)],
+      ["managers", 0.3, fault(() => (manager.spoolFault = oneOf(random, ["full", "io", undefined])))],
+      ["hosts", 1, () => this.#crash(host)],
+      ["hosts", 0.3, () => this.#crash(this.#world.source)],
+      ["hosts", 0.3, () => host.disk.evict()],
+      ["hosts", 0.2, () => oneOf(random, [host, this.#world.source]).disk.histories?.forget()],
+      ["database", 0.5, () => this.#cutDatabase()],
+      ["database", 0.3, fault(() => (this.#world.database.fault = oneOf(random, ["full", "io", undefined])))],
+      ["database", 0.2, () => this.#world.database.checkpoint()],
+      ["network", 0.4, fault(() => (this.#world.network.lossy = oneOf(random, [0, 0.02, 0.2])))],
+      ["network", 0.6, fault(() => this.#partition())],
+      ["network", 0.4, fault(() => (host.offline = !host.offline))],
+      ["disks", 0.3, fault(() => (host.disk.failsFlush = true))],
+      ["disks", 0.3, fault(() => (host.disk.lies = true))],
+      ["disks", 0.3, fault(() => this.#full(host))],
+      ["disks", 0.3, fault(() => this.#badBlock(oneOf(random, [host, this.#world.source])))],
+    ];
+    // In every mood something of everything goes wrong, and more of one thing.
+    const weighed = odds.map(
+      ([mood, share, action]) => [mood === this.#mood ? 6 * share : share, action] as const,
+    );
+    let what = random() * weighed.reduce((sum, [share]) => sum + share, 0);
+    for (const [share, action] of weighed) {
+      what -= share;
+      if (what > 0) continue;
+      action();
+      break;
+    }
+  }
+
+  #start(manager: SimManager): void {
+    if (manager.busy) return;
+    const random = this.#random;
+    manager.run(chance(random, 0.1) ? random() * 0.5 : undefined);
+    // Whatever is to happen, it happens at any of its steps.
+    const meanwhile: readonly (readonly [number, () => void])[] = [
+      [0.25, () => this.#kill(manager)],
+      [0.1, () => this.#stop(manager)],
+      [0.1, () => this.#overtaken(manager)],
+      [0.15, () => stranger(random, oneOf(random, this.#world.replicas))],
+      [0.15, () => writer(this.#world.time, random, this.#world.source.disk, 5)],
+      [0.1, () => this.#crash(oneOf(random, this.#world.replicas))],
+    ];
+    for (const [share, action] of meanwhile)
+      if (chance(random, share))
+        this.#world.time.after(oneOf(random, [20, 300, 1000, 3000]) * random(), undefined, action);
+  }
+
+  #kill(manager: SimManager): void {
+    if (manager.busy) this.#counts.kills++;
+    manager.kill();
+  }
+
+  /** It sleeps, and the other one takes the set meanwhile. */
+  #overtaken(manager: SimManager): void {
+    if (!manager.busy) return;
+    this.#counts.stops++;
+    this.#world.stopped = true;
+    manager.stop(16_000 + 4000 * this.#random());
+    for (const other of this.#world.managers) if (other !== manager && !other.busy) other.run();
+  }
+
+  #stop(manager: SimManager): void {
+    if (manager.busy) this.#counts.stops++;
+    this.#world.stopped = true;
+    manager.stop(oneOf(this.#random, [500, 10_000, 30_000, 90_000]));
+  }
+
+  #crash(host: SimHost): void {
+    const power = chance(this.#random, 0.7);
+    if (power) this.#counts.powerCuts++;
+    host.crash({ power }, oneOf(this.#random, [1, 1000, 20_000]));
+  }
+
+  #cutDatabase(): void {
+    if (chance(this.#random, 0.7)) this.#world.database.cutsCommit = true;
+    else this.#world.database.powerCut();
+  }
+
+  #partition(): void {
+    const random = this.#random;
+    const { name } = oneOf(random, this.#world.managers);
+    const host = oneOf(random, [this.#world.source, ...this.#world.replicas, ...this.#world.replicas]);
+    this.#world.network.cutUntilMs.set(
+      `${name} ${host.name}`,
+      this.#world.time.nowMs + oneOf(random, [100, 5000, 40_000, 100_000]),
+    );
+  }
+
+  #full({ disk, journal }: SimHost): void {
+    if (journal && chance(this.#random, 0.5)) journal.disk.full = !journal.disk.full;
+    else disk.room = below(this.#random, 20);
+  }
+
+  #badBlock({ disk }: SimHost): void {
+    const lba = below(this.#random, disk.geometry.blocks);
+    if (chance(this.#random, 0.5)) disk.damage(lba);
+    else disk.unwritable.add(lba);
+  }
+
+  /** Another volume is served at a replica's address. */
+  #swap(host: SimHost): void {
+    if (!this.#world.judge.memberOf(host)) return; // nobody has seen it so far
+    this.#counts.swaps++;
+    const { cache } = host.disk;
+    const other = this.#world.host(
+      "other",
+      chance(this.#random, 0.5) ? Buffer.from(cache) : Buffer.alloc(cache.length),
+      false,
+    );
+    other.disk.onPut = () => this.#world.judge.foreign(other);
+    this.#world.addresses.set(host.name, other);
+  }
+
+  /** An operator returns a replica to its last whole generation; a run that is under way finds that. */
+  #rollBack(host: SimHost): void {
+    const served = host.served;
+    if (!served || host.offline) return;
+    this.#counts.rollBacks++;
+    const connection = host.login("an operator");
+    const rollBack = async () => {
+      await host.take(connection);
+      await served.rollBackWhole();
+    };
+    void host.carryOut(connection, rollBack).catch(() => {});
+  }
+
+  #operate(manager: SimManager, host: SimHost): void {
+    if (manager.busy) return;
+    const random = this.#random;
+    const what = oneOf(random, [
+      "pause",
+      "resume",
+      "add",
+      "add",
+      "remove",
+      "priorities",
+      "max-change",
+    ] as const);
+    if (what === "pause" || what === "resume") manager.pause(what === "pause");
+    else if (what === "add")
+      for (const each of this.#world.replicas) this.#world.known(each) || manager.busy || manager.add(each);
+    else if (what === "remove") manager.remove(host.name);
+    else if (what === "priorities") manager.priorities();
+    else manager.maxChange(chance(random, 0.5) ? undefined : random());
+  }
 }

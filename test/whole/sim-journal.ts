@@ -34,7 +34,7 @@ export class SimJournalFile {
 
   onHeader: (header: Header) => void = () => {};
 
-  over(life: Life): JournalFile {
+  over(life: Pick<Life, "pause">): JournalFile {
     return {
       read: async (offset, buffer, options) => {
         await life.pause();
@@ -118,7 +118,7 @@ export class SimLayerFolder {
     this.#disk = disk;
   }
 
-  over(life: Life): LayerFolder {
+  over(life: Pick<Life, "pause">): LayerFolder {
     return {
       path: "sim.layers",
       list: async () => {

@@ -204,6 +204,33 @@ describe("where something fails", () => {
     await whole.beginWhole(run);
   });
 
+  test("a generation of a set is written to in a run only: a run that was rolled back makes no mixture of it", async () => {
+    await using folder = await WorkFolder.make();
+    const volume = memoryOf(2);
+    volume.atOnce = true;
+    await using kept = await keep(folder, volume);
+    const whole = kept.volume;
+    const label = { set: Buffer.alloc(16, 9), generation: 1 };
+    const data = Buffer.alloc(blockBytes, 1);
+    await whole.write(0, [data]); // nobody's replica so far
+    await whole.beginWhole(run);
+    await whole.commitWhole(run, { label });
+    const generation = Buffer.from(volume.cache);
+    await whole.beginWhole(run);
+    await whole.write(1, [data]);
+    await whole.rollBackWhole();
+    for (const write of [
+      () => whole.write(1, [data]),
+      () => whole.zero(0, 4),
+      () => whole.zero(0, 1, { unmap: true }),
+    ])
+      expect(await codeOf(write())).toBe("volume_readonly");
+    expect(whole.writeNow(1, [data])).toBe(false);
+    expect(volume.cache.equals(generation)).toBe(true);
+    await whole.labelWhole({ ...label, handedOut: true });
+    await whole.write(1, [data]);
+  });
+
   test("a before-image that is damaged stops a roll back; by force the others are put back", async () => {
     await using folder = await WorkFolder.make();
     const volume = memoryOf(4);

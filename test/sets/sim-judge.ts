@@ -1,0 +1,323 @@
+// What must hold after every step of a simulation of replication sets, as somebody sees it who sees all media at once.
+//
+// 1. An extent without an entry is on the replica's medium as the truth has it, unless somebody else wrote there. An entry goes
+//    when the replica has proved to hold the truth.
+// 2. A replica that is said to hold a generation, or that is whole by its journal, is one generation as a whole. A generation is
+//    what the source was found to hold: all at once if it was quiet, or else each extent at some instant of the run.
+// 3. What a transaction kept is there after a power cut; what it did not keep is there as a whole, or not at all.
+// 4. A run writes what was written down before, over what the replica has proved to hold, to the volume that was seen first
+//    under its name; within a run of that volume, if it keeps its last whole generation. To a volume that is fenced nothing that is
+//    late is written.
+// 5. Commands in flight are bounded.
+//
+// Who writes to a replica without holding the set's lease is a stranger: a run that wakes up late, too.
+import { assert } from "../../src/base/assert.ts";
+import type { Header } from "../../src/whole/format.ts";
+import type { MemberState, SimDatabase, TruthState } from "./sim-database.ts";
+import { identified } from "./sim-disk.ts";
+import { type Connection, command, type SimHost } from "./sim-host.ts";
+import type { SimTime } from "./sim-time.ts";
+
+export class SimulationError extends Error {
+  override readonly name = "SimulationError";
+}
+
+/** A run, as far as the judge has to know it. */
+export interface RunFacts {
+  readonly owner: string;
+  readonly sinceMs: number;
+  readonly maxChange: number | undefined;
+}
+
+type Generation = readonly Buffer[];
+
+export class Judge {
+  readonly counts = { strange: 0, late: 0, generations: 0, wholes: 0, checks: 0, inStep: 0 };
+  readonly #time: SimTime;
+  readonly #database: SimDatabase;
+  readonly #hosts: readonly SimHost[];
+  readonly #source: SimHost;
+  readonly #zeros: (extent: number) => Buffer;
+  readonly #runs = new Map<string, RunFacts>();
+  /** By host: extents that somebody else wrote to, or may have. */
+  readonly #strange = new Map<SimHost, Set<number>>();
+  readonly #generations: Generation[] = [];
+  /** By host, asker and extent: what was answered last. */
+  readonly #answers = new Map<SimHost, Map<string, Map<number, Buffer>>>();
+  #state: TruthState;
+  #failure: SimulationError | undefined;
+
+  constructor(
+    time: SimTime,
+    database: SimDatabase,
+    source: SimHost,
+    hosts: readonly SimHost[],
+    zeros: (extent: number) => Buffer,
+  ) {
+    this.#time = time;
+    this.#database = database;
+    this.#source = source;
+    this.#hosts = hosts;
+    this.#zeros = zeros;
+    this.#state = database.look();
+    database.onCommit = () => this.#committed(database.look());
+    database.onCut = (may) => {
+      const now = database.look();
+      const kept = may.some(({ text }) => text === now.text);
+      this.#demand(kept, "what a transaction kept is there after a power cut, and nothing else");
+      this.#committed(now);
+    };
+    for (const host of hosts) {
+      this.#strange.set(host, new Set());
+      this.#answers.set(host, new Map());
+      if (host === source) continue;
+      host.disk.onPut = (extents) => this.#put(host, extents);
+      host.disk.onAnswer = (extent, identifier) => {
+        const to = command.getStore()?.owner ?? "";
+        const answers = this.#answers.get(host)!;
+        const known = answers.get(to) ?? new Map<number, Buffer>();
+        answers.set(to, known.set(extent, identifier));
+      };
+      host.onWrite = (connection, lba, data) => this.#write(host, connection, lba, data);
+      host.onWhole = (header) => this.#whole(host, header);
+    }
+  }
+
+  begin(run: RunFacts): void {
+    this.#runs.set(run.owner, run);
+  }
+
+  get state(): TruthState {
+    return this.#state;
+  }
+
+  #demand(holds: boolean, what: string): void {
+    if (holds || this.#failure) return;
+    this.#failure = new SimulationError(`not so at ${this.#time.nowMs.toFixed(1)} ms: ${what}`);
+  }
+
+  /** @throws SimulationError for what was found since it was asked last */
+  check(): void {
+    for (const host of this.#hosts) {
+      const touched = host.disk.touched();
+      if (host !== this.#source && touched.size > 0) this.#clean(host, touched);
+    }
+    if (this.#failure) throw this.#failure;
+  }
+
+  truthOf(extent: number): Buffer {
+    return this.#state.truth.get(extent) ?? this.#zeros(extent);
+  }
+
+  strangeOf(host: SimHost): Set<number> {
+    return this.#strange.get(host)!;
+  }
+
+  memberOf(host: SimHost): MemberState | undefined {
+    return this.#state.members.find(({ uuid, role }) => role === "replica" && uuid === host.uuid);
+  }
+
+  // --- 1 ---
+
+  #clean(host: SimHost, extents: Iterable<number>): void {
+    const member = this.memberOf(host);
+    if (!member || member.generation === 0) return;
+    const strange = this.#strange.get(host)!;
+    for (const extent of extents) {
+      this.counts.checks++;
+      if (member.entries.has(extent) || strange.has(extent)) continue;
+      const right = host.disk.onMedium(extent).equals(this.truthOf(extent));
+      this.#demand(
+        right,
+        `extent ${extent} of "${host.name}", that is clean, is on its medium as the truth has it`,
+      );
+    }
+  }
+
+  #answerTo(owner: string, host: SimHost, extent: number): Buffer | undefined {
+    return this.#answers.get(host)!.get(owner)?.get(extent);
+  }
+
+  /** Entries go with the proof that nothing is pending any more. */
+  #acknowledged(host: SimHost, was: MemberState, is: MemberState): void {
+    const holder = this.#database.holder();
+    for (const [extent, { previous, sent }] of was.entries) {
+      if (is.entries.has(extent)) continue;
+      const truth = this.truthOf(extent);
+      const proved = this.#answerTo(holder ?? "", host, extent)?.equals(truth);
+      const neverSent = sent === undefined && previous.equals(truth);
+      this.#demand(
+        proved || neverSent,
+        `"${host.name}" has proved to hold extent ${extent} before its entry left the table`,
+      );
+    }
+  }
+
+  // --- 2 ---
+
+  #committed(now: TruthState): void {
+    const before = this.#state;
+    this.#state = now;
+    if (now.text === before.text) return;
+    this.#time.tell(
+      () =>
+        `${this.#database.holder()} commits generation ${now.generation}; pending ` +
+        now.members
+          .map(({ name, generation, entries }) => `${name}: ${generation}, ${[...entries.keys()]}`)
+          .join("; "),
+    );
+    const extents = Array.from({ length: this.#source.disk.extents }, (_, extent) => extent);
+    const changed = extents.filter(
+      (extent) => !(before.truth.get(extent) ?? this.#zeros(extent)).equals(this.truthOf(extent)),
+    );
+    this.#demand(now.generation >= before.generation, "generations go up");
+    this.#demand(
+      changed.length === 0 || now.generation > before.generation,
+      "another truth is another generation",
+    );
+    if (now.generation > before.generation) {
+      this.counts.generations++;
+      this.#generations[now.generation] = extents.map((extent) => this.truthOf(extent));
+      this.#gathered(changed, before.generation === 0);
+    }
+    for (const host of this.#hosts) {
+      if (host === this.#source) continue;
+      const [was, is] = [before.members.find(({ uuid }) => uuid === host.uuid), this.memberOf(host)];
+      if (is && was?.id === is.id) this.#acknowledged(host, was, is);
+      // What was pending for who is no member any more is forgotten: a disk that has lied may do so unnoticed.
+      if (was && was.id !== is?.id) for (const extent of was.entries.keys()) this.strangeOf(host).add(extent);
+      this.#clean(host, extents);
+      if (is && is.generation > (was?.generation ?? 0)) this.#inStep(host, is);
+    }
+  }
+
+  #gathered(changed: readonly number[], first: boolean): void {
+    const { disk } = this.#source;
+    const run = this.#runs.get(this.#database.holder() ?? "");
+    assert(run !== undefined, "nobody writes without a lease");
+    const quiet = disk.changedMs < run.sinceMs && disk.unreadable.size === 0;
+    for (const extent of changed) {
+      const atMs = disk.answered.get(extent)?.get(this.truthOf(extent).toString("latin1"));
+      this.#demand(
+        atMs !== undefined && atMs >= run.sinceMs,
+        `what the truth takes of extent ${extent} was at the source in the course of the run`,
+      );
+    }
+    if (quiet)
+      for (let extent = 0; extent < disk.extents; extent++)
+        this.#demand(
+          this.truthOf(extent).equals(disk.inCache(extent)),
+          `a generation of a quiet source is the source, at extent ${extent}`,
+        );
+    const most = run.maxChange ?? 1;
+    this.#demand(
+      first || changed.length <= most * disk.extents,
+      `no more than ${most} is changed without being asked`,
+    );
+  }
+
+  #inStep(host: SimHost, member: MemberState): void {
+    this.counts.inStep++;
+    this.#demand(
+      member.generation === this.#state.generation,
+      `"${host.name}" holds the generation of which that is said`,
+    );
+    this.#demand(member.entries.size === 0, `nothing is pending for "${host.name}", which is in step`);
+    const header = host.served?.journal.header;
+    this.#demand(
+      header === undefined || header.label?.generation === member.generation,
+      `"${host.name}", which is in step, is that generation to its own host`,
+    );
+    const strange = this.#strange.get(host)!;
+    for (let extent = 0; extent < host.disk.extents; extent++)
+      if (!strange.has(extent))
+        this.#demand(
+          host.disk.onMedium(extent).equals(this.truthOf(extent)),
+          `"${host.name}", which is in step, holds extent ${extent} on its medium`,
+        );
+  }
+
+  #whole(host: SimHost, header: Header): void {
+    const isCommit = header.run.some((byte) => byte !== 0);
+    if (!isCommit) return;
+    this.counts.wholes++;
+    const strange = this.#strange.get(host)!;
+    const { disk } = host;
+    const holds = (generation: Generation | undefined) =>
+      generation?.every(
+        (identifier, extent) => strange.has(extent) || disk.onMedium(extent).equals(identifier),
+      ) ?? false;
+    const said = header.label ? [this.#generations[header.label.generation]] : this.#generations;
+    this.#demand(said.some(holds), `"${host.name}", which is whole, is the generation of which that is said`);
+  }
+
+  // --- 4 ---
+
+  /** Somebody writes to a volume that is none of the set's. */
+  foreign(host: SimHost): void {
+    const connection = command.getStore();
+    this.#demand(
+      !connection || !this.#runs.has(connection.owner),
+      `nothing is written to another volume, at "${host.name}"`,
+    );
+  }
+
+  #put(host: SimHost, extents: readonly number[]): void {
+    const connection = command.getStore();
+    const who = connection?.owner;
+    this.#time.tell(
+      () => `${who} writes extents ${extents} of "${host.name}", the holder is ${this.#database.holder()}`,
+    );
+    const strange = this.#strange.get(host)!;
+    if (!connection || connection.owner !== this.#database.holder()) {
+      if (connection && this.#runs.has(connection.owner)) {
+        this.counts.late++;
+        const { owner } = connection;
+        const mayStill = !host.fences || host.fence?.owner === owner;
+        this.#demand(mayStill, `${owner}, which is late, does not write to "${host.name}", which is fenced`);
+      }
+      for (const extent of extents) strange.add(extent);
+      this.counts.strange += extents.length;
+      return;
+    }
+    for (const extent of extents) strange.delete(extent);
+    const journal = host.served?.journal;
+    this.#demand(
+      !journal?.header.label || journal.isOpen,
+      `a run writes to "${host.name}" within a run of its own there`,
+    );
+  }
+
+  /** A command to write arrives. */
+  #write(host: SimHost, { owner }: Connection, lba: number, data: Buffer): void {
+    if (owner !== this.#database.holder() || !this.#runs.has(owner)) return;
+    const member = this.memberOf(host);
+    this.#demand(
+      member !== undefined,
+      `a run writes to the volume that was seen first, and not to "${host.name}"`,
+    );
+    const { extentBytes, geometry } = host.disk;
+    const from = lba * geometry.blockBytes;
+    for (const extent of host.disk.extentsOf(lba, data.length)) {
+      const entry = member?.entries.get(extent);
+      const at = extent * extentBytes - from;
+      const identifier = identified(data.subarray(at, at + extentBytes));
+      this.#demand(
+        entry?.sent?.equals(identifier) ?? false,
+        `what is written to extent ${extent} of "${host.name}" was written down before`,
+      );
+      const answer = this.#answerTo(owner, host, extent);
+      const may = entry ? [entry.previous, entry.sent, this.truthOf(extent)] : [];
+      const isNobodys = entry?.previous.every((byte) => byte === 0xff) ?? false;
+      const short = (each: Buffer | undefined) => each?.toString("hex", 0, 4);
+      this.#time.tell(
+        () =>
+          `extent ${extent} answered ${short(answer)}; previous ${short(entry?.previous)} sent ${short(entry?.sent)}`,
+      );
+      this.#demand(
+        isNobodys || (answer !== undefined && may.some((each) => each?.equals(answer))),
+        `what is overwritten of extent ${extent} of "${host.name}" is what that may hold`,
+      );
+    }
+  }
+}

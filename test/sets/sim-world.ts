@@ -1,0 +1,198 @@
+// The world of a simulated replication set: hosts, a database, a network, two managers; how it goes on, how it is mended, and how it must end.
+//
+// Engine, rules and stores are the real ones; time, network and disks are simulated (sim-time.ts, sim-session.ts, sim-disk.ts,
+// sim-database.ts). What must hold is in sim-judge.ts, and is looked at after every step. In the end everything is mended:
+// then one run, two at most, makes all equal, and the next one does nothing.
+import "./sim-at-once.ts";
+import { hash } from "node:crypto";
+import { journalState } from "../../src/whole/format.ts";
+import { SimDatabase } from "./sim-database.ts";
+import { SimDisk } from "./sim-disk.ts";
+import { SimHost } from "./sim-host.ts";
+import { Judge, SimulationError } from "./sim-judge.ts";
+import { memberOf, SimManager, setName } from "./sim-process.ts";
+import { SimNetwork } from "./sim-session.ts";
+import { chance, Life, type Random, SimTime } from "./sim-time.ts";
+
+export const blockBytes = 512;
+const setUuid = "5e".repeat(16);
+/** After everything was mended, whoever sleeps wakes up by then, and what is late arrives. */
+const settlingMs = 200_000;
+const inFlightMax = 64;
+
+export interface Replica {
+  readonly data: Buffer;
+  readonly keepsWhole: boolean;
+}
+
+export class SimWorld {
+  readonly random: Random;
+  readonly time: SimTime;
+  readonly database: SimDatabase;
+  readonly network: SimNetwork;
+  readonly source: SimHost;
+  readonly replicas: readonly SimHost[];
+  readonly judge: Judge;
+  readonly managers: readonly [SimManager, SimManager];
+  /** Where an address leads to. */
+  readonly addresses = new Map<string, SimHost>();
+  readonly #extentBytes: number;
+  /** Somebody was stopped. */
+  stopped = false;
+
+  /** `template`: an empty truth database. */
+  constructor(
+    random: Random,
+    template: string,
+    extentBytes: number,
+    content: Buffer,
+    replicas: readonly Replica[],
+  ) {
+    this.random = random;
+    this.time = new SimTime(random);
+    this.network = new SimNetwork(random);
+    this.database = SimDatabase.make(template, random);
+    this.#extentBytes = extentBytes;
+    this.source = this.host("source", content, false);
+    this.replicas = replicas.map(({ data, keepsWhole }, i) =>
+      this.host(`replica-${i + 1}`, data, keepsWhole),
+    );
+    const zeros = (extent: number) => {
+      const length = Math.min(extentBytes, content.length - extent * extentBytes);
+      return hash("sha256", Buffer.alloc(length), "buffer");
+    };
+    this.judge = new Judge(this.time, this.database, this.source, [this.source, ...this.replicas], zeros);
+    const surroundings = {
+      time: this.time,
+      random,
+      network: this.network,
+      database: this.database,
+      judge: this.judge,
+      hosts: this.addresses,
+      mayLoseLeases: () => this.stopped || this.database.counts.cuts + this.database.counts.refused > 0,
+    };
+    this.managers = [new SimManager(surroundings, "one"), new SimManager(surroundings, "two")];
+  }
+
+  /** A host at the address of its name. */
+  host(name: string, data: Buffer, keepsWhole: boolean): SimHost {
+    const disk = new SimDisk(name, data, blockBytes, this.#extentBytes, this.random);
+    const host = new SimHost(this.time, this.random, disk, keepsWhole);
+    this.addresses.set(name, host);
+    return host;
+  }
+
+  /** Makes the set. */
+  async create(): Promise<void> {
+    const life = new Life(this.time, "operator");
+    const made = (async () => {
+      await using store = await this.database.store(life);
+      await store.createSet(
+        {
+          name: setName,
+          uuid: setUuid,
+          extentBytes: this.#extentBytes,
+          blockBytes: 0,
+          digest: "sha256",
+          maxChange: undefined,
+          createdMs: 0,
+        },
+        [this.source, ...this.replicas].map(memberOf),
+      );
+    })();
+    await this.until(made);
+  }
+
+  /** Lets the next thing happen, and looks at what must hold. @throws SimulationError */
+  async step(untilMs?: number): Promise<boolean> {
+    const went = await this.time.step(untilMs);
+    this.judge.check();
+    for (const { failure } of this.managers) if (failure !== undefined) throw failure;
+    return went;
+  }
+
+  async until<T>(work: Promise<T>): Promise<T> {
+    let over = false;
+    const end = () => {
+      over = true;
+    };
+    work.then(end, end);
+    while (!over) if (!(await this.step()) && !over) throw new SimulationError("something waits for ever");
+    return work;
+  }
+
+  known(host: SimHost): boolean {
+    return this.judge.state.members.some(({ name }) => name === host.name);
+  }
+
+  /** Nothing fails any more. */
+  async mend(): Promise<void> {
+    this.network.lossy = 0;
+    this.network.cutUntilMs.clear();
+    this.database.fault = undefined;
+    this.database.cutsCommit = false;
+    for (const manager of this.managers) manager.spoolFault = undefined;
+    for (const host of [this.source, ...this.replicas]) {
+      this.addresses.set(host.name, host);
+      host.offline = false;
+      const { disk, journal } = host;
+      disk.room = Number.POSITIVE_INFINITY;
+      disk.failsFlush = false;
+      disk.lies = false;
+      disk.unwritable.clear();
+      if (host === this.source) disk.readable();
+      if (journal) Object.assign(journal.disk, { full: false, failsFlush: false });
+    }
+    const untilMs = this.time.nowMs + settlingMs;
+    while (await this.step(untilMs));
+    if (this.managers.some(({ busy }) => busy)) throw new SimulationError("a process does not end");
+    for (const host of this.replicas)
+      if (chance(this.random, 0.5) || this.judge.strangeOf(host).size > 0) host.disk.evict();
+  }
+
+  /** What a manager does is done without failures. */
+  async calmly(manager: SimManager, what: () => void): Promise<void> {
+    const errors = manager.errors.length;
+    what();
+    while (manager.busy)
+      if (!(await this.step()) && manager.busy) throw new SimulationError("a process waits for ever");
+    const error = manager.errors[errors];
+    if (error) throw new SimulationError(`nothing fails any more, but: ${error.message}`, { cause: error });
+  }
+
+  /** All that there is becomes equal. @throws SimulationError */
+  async end(): Promise<void> {
+    const [manager] = this.managers;
+    await this.calmly(manager, () => manager.pause(false));
+    for (const host of this.replicas)
+      if (!this.known(host)) await this.calmly(manager, () => manager.add(host));
+    const isDone = () =>
+      manager.results.at(-1)?.replicas.every(({ state, pending }) => state === "in step" && pending === 0);
+    for (let runs = 0; runs < 2 && (runs === 0 || !isDone()); runs++)
+      await this.calmly(manager, () => manager.run(1));
+    const last = manager.results.at(-1)!;
+    const said = () =>
+      JSON.stringify(last.replicas.map(({ name, state, reason, pending }) => [name, state, reason, pending]));
+    if (!isDone()) throw new SimulationError(`two runs without failures do not do: ${said()}`);
+    for (const { disk, name, served } of this.replicas) {
+      disk.evict();
+      if (!disk.medium.equals(this.source.disk.cache))
+        throw new SimulationError(`"${name}" is not the source`);
+      if (served && served.journal.header.state !== journalState.whole)
+        throw new SimulationError(`"${name}" is no whole generation`);
+    }
+    await this.calmly(manager, () => manager.run(0));
+    const again = manager.results.at(-1)!;
+    const idle = again.replicas.every(
+      ({ carriedOut }) => carriedOut?.written === 0 && carriedOut.proved === 0,
+    );
+    if (!idle || again.changed > 0 || again.generation !== last.generation)
+      throw new SimulationError("a run with nothing to do does something");
+    if (this.network.inFlightMax > inFlightMax)
+      throw new SimulationError(`${this.network.inFlightMax} commands in flight`);
+  }
+
+  close(): void {
+    this.database.close();
+  }
+}
