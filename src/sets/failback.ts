@@ -191,8 +191,10 @@ class FailBack {
     rival: OnlinePoint | undefined,
     followers: readonly Point[],
   ): Promise<{ run: RunResult; isThere: boolean }> {
-    await leader.volume.flush();
-    await rival?.volume.flush();
+    for (const point of [leader, rival]) {
+      await point?.volume.takeFence?.(this.#set.signal); // an earlier pass had it, if anybody
+      await point?.volume.flush();
+    }
     const verdict = rival && (await this.#judge(leader, rival));
     const sides: Side[] = [{ point: leader, taken: true, restates: false }];
     if (rival && verdict) {

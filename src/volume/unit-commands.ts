@@ -19,9 +19,8 @@ export class UnitCommands {
   readonly #device: ScsiDevice;
   readonly #clock: Clock;
   #epoch = 0;
-  /** Makes of a RESERVATION CONFLICT what it means. */
+  /** Makes of a RESERVATION CONFLICT what it means; asks nothing that ends with another one. */
   whenRefused: ((error: AgentError) => Promise<AgentError>) | undefined;
-  #explaining = false;
   #loses: { readonly at: (sense: Sense) => boolean; readonly why: () => AgentError } | undefined;
   readonly #lost = new AbortController();
   /** The caller's signals, each with that of the loss. */
@@ -99,7 +98,7 @@ export class UnitCommands {
           if (conflictPasses) return outcome;
           if (this.#loses) throw this.#lose();
           const failure = failureOf(this.#device.name, command, outcome);
-          throw await this.#explained(failure);
+          throw (await this.whenRefused?.(failure)) ?? failure;
         }
         default:
           throw failureOf(this.#device.name, command, outcome);
@@ -117,17 +116,6 @@ export class UnitCommands {
   /** After a power on or a reset its volatile cache may be gone. */
   #noticeReset(sense: Sense): void {
     if (sense.asc === 0x29) this.#epoch++;
-  }
-
-  /** What it means, as the unit says; a unit that refuses to say that, too, is not asked about it again. */
-  async #explained(failure: AgentError): Promise<AgentError> {
-    if (!this.whenRefused || this.#explaining) return failure;
-    this.#explaining = true;
-    try {
-      return await this.whenRefused(failure);
-    } finally {
-      this.#explaining = false;
-    }
   }
 
   #attention(sense: Sense): void {
