@@ -192,7 +192,8 @@ class FailBack {
     followers: readonly Point[],
   ): Promise<{ run: RunResult; isThere: boolean }> {
     for (const point of [leader, rival]) {
-      await point?.volume.takeFence?.(this.#set.signal); // an earlier pass had it, if anybody
+      // One that a failback has taken back before takes the writes of that alone.
+      await point?.volume.takeFence?.(this.#set.signal);
       await point?.volume.flush();
     }
     const verdict = rival && (await this.#judge(leader, rival));

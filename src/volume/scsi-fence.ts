@@ -214,7 +214,6 @@ export class ScsiFence {
   }
 
   async #found(signal?: AbortSignal): Promise<Found> {
-    // No reservation conflicts with them. A unit that says so all the same is not asked what that means.
     const ask = (command: ScsiCommand) => this.#commands.execute(command, signal, undefined, true);
     const keys = keysOf(this.#name, await ask(askKeys));
     return { keys, reservation: reservationOf(this.#name, await ask(askReservation)) };

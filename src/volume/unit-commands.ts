@@ -19,7 +19,7 @@ export class UnitCommands {
   readonly #device: ScsiDevice;
   readonly #clock: Clock;
   #epoch = 0;
-  /** Makes of a RESERVATION CONFLICT what it means; asks nothing that ends with another one. */
+  /** Makes of a RESERVATION CONFLICT what it means; by commands of which one may pass, or it would ask itself for ever. */
   whenRefused: ((error: AgentError) => Promise<AgentError>) | undefined;
   #loses: { readonly at: (sense: Sense) => boolean; readonly why: () => AgentError } | undefined;
   readonly #lost = new AbortController();
