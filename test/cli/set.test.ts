@@ -6,6 +6,7 @@ import { bytesOf, randomOf } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
 import { mountsWork, SmallDisk } from "../support/machines.ts";
 import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 
 const MiB = 1024 * 1024;
 await using probe = await WorkFolder.make();
@@ -130,12 +131,15 @@ describe("lunsync set", () => {
       folder.file("served-state"),
     ]);
     const set = (...args: string[]) => lunsync(["set", ...args, ...state]);
-    await set("create", "db", "--source", source, "--replica", `a=${served.url}`);
+    await using proxy = await TcpProxy.to(served.url);
+    await set("create", "db", "--source", source, "--replica", `a=${proxy.url}`);
     expect((await set("run", "db")).status).toBe(0);
     await writeFile(source, now);
+    // More than a run has on its way: some of it has arrived, and some never will.
+    const held = proxy.holdAfter(19 * MiB);
     const running = new Running(["set", "run", "db", ...state]);
-    const begins = async () => (await readFile(replica)).subarray(0, MiB);
-    while ((await begins()).equals(old.subarray(0, MiB))) await pause(5);
+    await held;
+    while ((await readFile(replica)).equals(old)) await pause(20);
     await running.end("SIGKILL");
     expect((await readFile(replica)).equals(now)).toBe(false); // it was cut off
     expect((await lunsync(["rollback", served.url])).status).toBe(0);
