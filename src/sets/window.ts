@@ -28,6 +28,7 @@ export class Window {
   readonly #points: readonly Point[];
   #truth!: Buffer;
   #origins!: Uint16Array;
+  #gone!: readonly (readonly EntryRun[])[];
   #old!: readonly ReadonlyMap<number, Entry>[];
   #named!: readonly Named[];
   #proved!: readonly (Proved | undefined)[];
@@ -42,7 +43,8 @@ export class Window {
     this.#points = [...options.sides.map(({ point }) => point), ...options.followers];
   }
 
-  async go(sink: Sink<PageNews>): Promise<void> {
+  /** Asks everybody. Windows may do that side by side. */
+  async ask(): Promise<void> {
     const { store, set, sides, followers, dropped } = this.#options;
     const firstPage = this.#first / extentsOfPage;
     const pages = Math.ceil(this.#count / extentsOfPage);
@@ -55,13 +57,12 @@ export class Window {
     }
     const tableOf = (member: number) => store.entries(set, member, firstPage, pages);
     const tables = await together(this.#points.map(({ member }) => tableOf(member.id)));
-    const gone = await together(dropped.map(tableOf));
+    this.#gone = await together(dropped.map(tableOf));
     this.#old = tables.map((runs) => this.#contents.entries(runs));
-    // The sides first: what the others hold is compared with it, too.
-    this.#named = await together(sides.map(({ point }, k) => this.#name(point, tables[k]!)));
-    this.#tally.unreadable += this.#named[0]!.unreadable.size;
-    this.#proved = await together(followers.map((point, k) => this.#prove(point, tables[sides.length + k]!)));
-    await this.#decide(gone, sink);
+    [this.#named, this.#proved] = await together([
+      together(sides.map(({ point }, k) => this.#name(point, tables[k]!))),
+      together(followers.map((point, k) => this.#prove(point, tables[sides.length + k]!))),
+    ]);
   }
 
   get #width(): number {
@@ -96,8 +97,11 @@ export class Window {
     );
   }
 
-  async #decide(gone: readonly (readonly EntryRun[])[], sink: Sink<PageNews>): Promise<void> {
+  /** One window after another, in their order. */
+  async decide(sink: Sink<PageNews>): Promise<void> {
     const { sides, followers, dropped } = this.#options;
+    const gone = this.#gone;
+    this.#tally.unreadable += this.#named[0]!.unreadable.size;
     const isAsItWas =
       gone.every((runs) => runs.length === 0) &&
       this.#named.every(({ identifiers }) => identifiers.equals(this.#truth)) &&
