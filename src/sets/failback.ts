@@ -229,7 +229,7 @@ class FailBack {
         if (rival && rivalWins) await this.#follow(transaction, rival.member);
       },
     };
-    const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
+    const run = await pass(this.#set, { leader, sides, followers, dropped: [] }, options);
     await this.#refresh();
     const isThere = await this.#end(to, run);
     const points = [leader, ...(rival ? [rival] : []), ...followers];

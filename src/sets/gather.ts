@@ -10,6 +10,7 @@ import { append, type Range, union } from "../base/ranges.ts";
 import type { Random } from "../platform/random.ts";
 import { type EntryRun, extentsOfPage, type TruthPage, type TruthStore } from "../truth/store.ts";
 import { isOnline, type OnlinePoint, type Point } from "./points.ts";
+import type { Patience } from "./punctual.ts";
 import type { Sink } from "./spool.ts";
 import { ChangeMap, ExtentsByMember } from "./tally.ts";
 import { extentsIn, type Shape } from "./values.ts";
@@ -36,7 +37,7 @@ export interface GatherOptions {
   readonly set: string;
   readonly store: TruthStore;
   readonly shape: Shape;
-  /** One or two; where both have changed an extent, the first one's change is taken. */
+  /** Where two have changed an extent, the first one's change is taken. Without any, the truth stays what it is. */
   readonly sides: readonly Side[];
   /** In the order of their priorities; their changes are never taken. */
   readonly followers: readonly Point[];
@@ -44,6 +45,8 @@ export interface GatherOptions {
   readonly dropped: readonly number[];
   /** What may have changed of a sync point since it was in step; undefined, or absent: nobody knows. */
   readonly changedOf?: (point: Point) => readonly Range[] | undefined;
+  /** How long the others are kept waiting for a replica; as long as it takes if this is left out. */
+  readonly patience?: Patience;
   readonly random: Random;
   readonly signal: AbortSignal;
 }

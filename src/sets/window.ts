@@ -13,7 +13,8 @@ import { type EntryRun, extentsOfPage } from "../truth/store.ts";
 import { Contents, type Entry, isSameEntry, sameIdentifier } from "./entries.ts";
 import type { GatherOptions, PageNews, Side, Tally } from "./gather.ts";
 import { type Named, namesOf, type Proved, proofOf, proofOfTruth, unlessItFails } from "./holdings.ts";
-import { leave, type OnlinePoint, type Point } from "./points.ts";
+import { leave, leaveLate, type OnlinePoint, type Point } from "./points.ts";
+import { punctual } from "./punctual.ts";
 import type { Sink } from "./spool.ts";
 import { unnamed, Zeros } from "./values.ts";
 
@@ -59,10 +60,22 @@ export class Window {
     const tables = await together(this.#points.map(({ member }) => tableOf(member.id)));
     this.#gone = await together(dropped.map(tableOf));
     this.#old = tables.map((runs) => this.#contents.entries(runs));
-    [this.#named, this.#proved] = await together([
-      together(sides.map(({ point }, k) => this.#name(point, tables[k]!))),
-      together(followers.map((point, k) => this.#prove(point, tables[sides.length + k]!))),
-    ]);
+    const naming = together(sides.map(({ point }, k) => this.#name(point, tables[k]!)));
+    naming.catch(() => {}); // observed where it is awaited
+    const proved = new Map<Point, Proved | undefined>();
+    const online = followers
+      .map((point, k) => ({ point, table: tables[sides.length + k]! }))
+      .filter(({ point }) => point.volume);
+    const proving = online.map(({ point, table }) => this.#prove(point, table));
+    const answers = await punctual(proving, naming, this.#options.patience, (k) => {
+      leaveLate(online[k]!.point);
+      return undefined;
+    });
+    answers.forEach((answer, k) => {
+      proved.set(online[k]!.point, answer);
+    });
+    this.#named = await naming;
+    this.#proved = followers.map((point) => proved.get(point));
   }
 
   get #width(): number {
@@ -101,7 +114,7 @@ export class Window {
   async decide(sink: Sink<PageNews>): Promise<void> {
     const { sides, followers, dropped } = this.#options;
     const gone = this.#gone;
-    this.#tally.unreadable += this.#named[0]!.unreadable.size;
+    this.#tally.unreadable += this.#named[0]?.unreadable.size ?? 0;
     const isAsItWas =
       gone.every((runs) => runs.length === 0) &&
       this.#named.every(({ identifiers }) => identifiers.equals(this.#truth)) &&
@@ -229,8 +242,7 @@ export class Window {
       const [first, second] = [one?.outcome === "written" || hasGoneOn, other?.outcome === "written"];
       if (first && second) this.#tally.map.add(same(0, 1) ? "alike" : "both", extent);
       else if (first || second) this.#tally.map.add(first ? "first" : "second", extent);
-    } else if (!this.#contents.at(this.#named[0]!.identifiers, i).equals(this.#contents.at(this.#truth, i)))
-      this.#tally.map.add("first", extent);
+    } else if (sides.length > 0 && !this.#holdsNow(0, i)) this.#tally.map.add("first", extent);
     for (let k = sides.length; k < this.#points.length; k++) {
       if (proofs[k]?.outcome !== "written" || sides.some((_, side) => same(side, k))) continue;
       const { member, rolledBack, lengthened } = this.#points[k]!;
@@ -238,6 +250,11 @@ export class Window {
       const isNobodys = rolledBack || member.generation === 0 || lengthened === extent;
       if (!proofs[k]!.doubtful && !isNobodys) this.#tally.strayed.add(member.id, extent);
     }
+  }
+
+  /** Whether a side holds what the truth was until now. */
+  #holdsNow(side: number, i: number): boolean {
+    return this.#contents.at(this.#named[side]!.identifiers, i).equals(this.#contents.at(this.#truth, i));
   }
 
   /** What sides have written, and the truth has not taken. */
