@@ -158,11 +158,12 @@ describe("lunsync set", () => {
     const local = await readFile(folder.file("local"));
     local.fill(7, MiB, MiB + 10);
     await writeFile(folder.file("local"), local);
-    const { status, stderr } = await set("run", "db");
+    const { status, stdout, stderr } = await set("run", "db");
     expect([status, stderr]).toEqual([
       0,
       'Warning: somebody else has written to 1 extents of "west"; they are made what the source has\n',
     ]);
+    expect(stdout).toMatch(/^ {2}somebody else had written to 1 extents: 16$/m);
     expect(await holds("local")).toBe(true);
   });
 
@@ -219,6 +220,39 @@ describe("lunsync set", () => {
       ]);
       expect([3, 6]).toContain(gone.status);
     },
+  );
+
+  test.skipIf(!postgresIsThere)(
+    "whose database is killed in the middle of a run is repaired by the next",
+    async () => {
+      const world = await under();
+      await using folder = world.folder;
+      await using _served = world.served;
+      await using server = await PostgresServer.make();
+      const store = ["--store", await server.database()];
+      const set = (...args: string[]) => lunsync(["set", ...args, ...store]);
+      const replicas = ["--replica", `east=${world.served.url}`, "--replica", `west=${folder.file("local")}`];
+      expect((await set("create", "shared", "--source", world.source, ...replicas)).status).toBe(0);
+      const read = (name: string) => readFile(folder.file(name));
+      const random = randomOf(5);
+      for (const signal of ["SIGKILL", "SIGQUIT"] as const) {
+        await world.change(0, bytesOf(random, bytes));
+        const before = await read("local");
+        const running = new Running(["set", "run", "shared", ...store]);
+        // When a replica has begun to change, or a bit later.
+        while ((await read("local")).equals(before)) await pause(1);
+        await pause(random() * 100);
+        await server.kill(signal);
+        await server.start();
+        // It may have been done already, or go on after it was connected again; else it says what it lacks.
+        expect([0, 3, 5, 6]).toContain(await running.ended);
+        const next = await set("run", "shared");
+        expect([next.status, next.stderr]).toEqual([0, ""]);
+        for (const name of ["local", "served"])
+          expect([name, (await read(name)).equals(world.content)]).toEqual([name, true]);
+      }
+    },
+    120_000,
   );
 
   test.skipIf(!mounts)(
