@@ -252,7 +252,6 @@ describe("lunsync set", () => {
           expect([name, (await read(name)).equals(world.content)]).toEqual([name, true]);
       }
     },
-    120_000,
   );
 
   test.skipIf(!mounts)(
