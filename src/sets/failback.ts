@@ -67,6 +67,8 @@ class FailBack {
   #members: readonly Member[];
   readonly #options: FailBackOptions;
   #settled: FailedBack["settled"];
+  /** Whose users were shut out. */
+  readonly #taken = new Set<number>();
 
   constructor(set: HeldSet, members: readonly Member[], options: FailBackOptions) {
     this.#set = set;
@@ -82,8 +84,14 @@ class FailBack {
     // A failback that was cut off may have left something pending.
     const pending = await this.#set.store.pendingCounts(this.#name);
     const isDone = this.#members.every(({ id, keptFirst }) => !keptFirst && (pending.get(id) ?? 0) === 0);
-    if (!rival && isThere && isDone)
+    if (!rival && isThere && isDone) {
+      // One that was cut off may have left its users out. Nothing is written to it, so that it may be in use.
+      const { volume } = await openLeader(target, this.#set.open);
+      await using _ = volume;
+      await volume.takeFence?.(this.#set.signal);
+      await this.#giveOut(volume);
       return { set: this.#name, source: target.name, settled: undefined, run: undefined };
+    }
     let run: RunResult | undefined;
     for (let passes = 0; passes < passesMax; passes++) {
       const last = await this.#pass(target.name, passes === 0 ? rival : undefined);
@@ -229,25 +237,31 @@ class FailBack {
         if (rival && rivalWins) await this.#follow(transaction, rival.member);
       },
     };
+    // What was written until then may be missing in what this pass gathers.
+    const wasTaken = this.#taken.has(leader.member.id);
     const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
     await this.#refresh();
-    const isThere = await this.#end(to, run);
+    const isThere = await this.#end(to, run, wasTaken ? leader : undefined);
     const points = [leader, ...(rival ? [rival] : []), ...followers];
     const target = points.find(({ member }) => member.name === to);
     if (isThere && target?.volume) await this.#giveOut(target.volume);
     return { run, isThere };
   }
 
-  /** The set follows the target if that holds all of the truth, and nobody has changed it meanwhile. */
-  async #end(to: string, run: RunResult): Promise<boolean> {
+  /**
+   * The set follows the target if that holds all of the truth, and nobody can have changed it meanwhile. `quiet`: whom it
+   * followed so far, if his users were shut out before anything was gathered.
+   */
+  async #end(to: string, run: RunResult, quiet: OnlinePoint | undefined): Promise<boolean> {
     const { facts, store, lease } = this.#set;
     const target = this.#members.find(({ name }) => name === to)!;
     const leads = leaderOf(facts, this.#members).id === target.id;
     const result = run.replicas.find((replica) => replica.name === to);
     const isQuiet = run.changed === 0 && result?.state === "in step" && result.carriedOut?.written === 0;
-    if (!leads && !isQuiet) return false;
+    if (!leads && !(isQuiet && quiet)) return false;
     const old = leaderOf(facts, this.#members);
     const lacks = (await store.pendingCounts(facts.name)).get(old.id) ?? 0;
+    if (lacks === 0 && !leads && quiet) await this.#label(quiet.volume);
     await store.write(lease, async (transaction) => {
       await this.#follow(transaction, target);
       if (lacks > 0 || leads) return;
@@ -301,9 +315,18 @@ class FailBack {
     return verdict;
   }
 
+  /** Its host knows which generation it holds. */
+  async #label(volume: Volume): Promise<void> {
+    const { facts, signal } = this.#set;
+    const state = await stateOf(volume);
+    if (state?.label && state.state === "whole")
+      await volume.labelWhole?.(labelOf(facts, facts.generation), signal);
+  }
+
   /** It is the set's again: its host refuses the writes of others. */
-  async #takeBack({ volume }: OnlinePoint): Promise<void> {
+  async #takeBack({ member, volume }: OnlinePoint): Promise<void> {
     const { facts, lease, signal } = this.#set;
+    this.#taken.add(member.id);
     await volume.fence?.(fenceOf(facts, lease), {}, signal);
     const label = (await stateOf(volume))?.label;
     if (label?.handedOut) await volume.labelWhole?.(labelOf(facts, label.generation), signal);

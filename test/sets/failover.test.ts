@@ -234,6 +234,11 @@ test("whatever was written to either side comes through, or is kept where the op
     } else seen.none++;
     const done = await world.despiteDeaths(() => world.failBack(how));
     expect(done.source, note).toBe("source");
+    // Who follows again holds the generation that its host calls it.
+    for (const { generation } of (await store.set(name)).members.filter((each) => each.name === "east")) {
+      const state = await east.volume.wholeState?.();
+      if (state?.label) expect(state.label.generation, note).toBe(generation);
+    }
     for (const site of [source, east, west])
       expect([site.name, site.disk.medium.equals(expected)], note).toEqual([site.name, true]);
     // Whatever a side had of its own and has no more was kept before it was overwritten.
@@ -355,6 +360,41 @@ test("the set follows another member for good; the old source is a replica then"
   const back = await made.failBack({ to: "source" });
   expect(back.source).toBe("source");
   expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("source");
+});
+
+test("a failback that dies before it gives the new side to its users does that when it is done again", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  const label = volume.labelWhole!.bind(volume);
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut) throw new Killed("killed");
+    await label(its, signal);
+  };
+  await expect(made.failBack({ to: "east" })).rejects.toThrow(Killed);
+  volume.labelWhole = label;
+  expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("east");
+  await made.failBack({ to: "east" });
+  await volume.write(2, [Buffer.alloc(blockBytes, 3)]);
+});
+
+test("what is written to the side that was handed out until a failback shuts its users out is not lost", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  const label = volume.labelWhole!.bind(volume);
+  let written: Buffer | undefined;
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut === false && !written) {
+      made.write("east", [0]);
+      written = made.site("east").content;
+    }
+    await label(its, signal);
+  };
+  await made.failBack();
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(written!)]).toEqual([site.name, true]);
 });
 
 test("a replica whose first run was cut off is not handed out, whatever its host calls whole", async () => {
