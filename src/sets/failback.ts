@@ -205,12 +205,13 @@ class FailBack {
       await point?.volume.flush();
     }
     const verdict = rival && (await this.#judge(leader, rival));
-    const sides: Side[] = [{ point: leader, taken: true, restates: false }];
+    const sides: Side[] = [{ point: leader, leads: true, taken: true, restates: false }];
     if (rival && verdict) {
       const { winner, mixed } = verdict;
-      sides[0] = { point: leader, taken: winner === "leader" || mixed, restates: false };
+      sides[0] = { point: leader, leads: true, taken: winner === "leader" || mixed, restates: false };
       const other = {
         point: rival,
+        leads: false,
         taken: winner === "rival" || mixed,
         restates: winner === "rival" && !mixed,
       };
@@ -241,9 +242,9 @@ class FailBack {
     const wasTaken = this.#taken.has(leader.member.id);
     const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
     await this.#refresh();
-    const isThere = await this.#end(to, run, wasTaken ? leader : undefined);
-    const points = [leader, ...(rival ? [rival] : []), ...followers];
-    const target = points.find(({ member }) => member.name === to);
+    // Who has lost may have been written to until his users were shut out: the next pass sees that, and keeps it.
+    const isThere = rival === undefined && (await this.#end(to, run, wasTaken ? leader : undefined));
+    const target = [leader, ...followers].find(({ member }) => member.name === to);
     if (isThere && target?.volume) await this.#giveOut(target.volume);
     return { run, isThere };
   }
@@ -297,7 +298,12 @@ class FailBack {
         `"${rival.member.address}" has ${rival.volume.geometry.blocks} blocks, "${leader.member.address}" ${shape.blocks}: make them ` +
           "as long as each other first. Nothing was written",
       );
-    const plain = (point: OnlinePoint): Side => ({ point, taken: true, restates: false });
+    const plain = (point: OnlinePoint): Side => ({
+      point,
+      leads: point === leader,
+      taken: true,
+      restates: false,
+    });
     const question = { set: facts.name, store, shape, followers: [], dropped: [], random, signal };
     const { map } = await gather({ ...question, sides: [plain(leader), plain(rival)] }, nowhere);
     // What both held when they parted is known from the failover; or if the rival was whole then, and handed out as that.
@@ -319,8 +325,7 @@ class FailBack {
   async #label(volume: Volume): Promise<void> {
     const { facts, signal } = this.#set;
     const state = await stateOf(volume);
-    if (state?.label && state.state === "whole")
-      await volume.labelWhole?.(labelOf(facts, facts.generation), signal);
+    if (state?.state === "whole") await volume.labelWhole?.(labelOf(facts, facts.generation), signal);
   }
 
   /** It is the set's again: its host refuses the writes of others. */

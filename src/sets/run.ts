@@ -40,7 +40,7 @@ export async function runSet(name: string, options: RunOptions): Promise<RunResu
       const [, ...followers] = points;
       return await pass(
         { ...options, signal, lease, facts },
-        { sides: [{ point: leader, taken: true, restates: false }], followers, dropped: [] },
+        { sides: [{ point: leader, leads: true, taken: true, restates: false }], followers, dropped: [] },
         {
           check: (tally, shape) => checkChange(facts, tally, shape, options),
           full: options.full ?? false,

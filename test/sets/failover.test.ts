@@ -397,6 +397,83 @@ test("what is written to the side that was handed out until a failback shuts its
     expect([site.name, site.content.equals(written!)]).toEqual([site.name, true]);
 });
 
+test("where extents are mixed, the side that is preferred has its way with what the other one has deleted, too", async () => {
+  for (const prefer of ["east", "source"]) {
+    await using made = await world(2);
+    const { source, east } = { source: made.site("source"), east: made.site("east") };
+    const at = (site: Site, extent: number) =>
+      site.content.subarray(extent * extentBytes, (extent + 1) * extentBytes);
+    source.disk.change(0, bytesOf(made.random, extentBytes));
+    await made.run();
+    await made.failOver();
+    east.disk.change(0, Buffer.alloc(extentBytes));
+    await made.run();
+    const [deleted, written] = [at(east, 0), bytesOf(made.random, extentBytes)];
+    source.disk.change(0, written);
+    await made.failBack({ prefer, mix: true });
+    for (const site of made.sites)
+      expect([prefer, site.name, at(site, 0).equals(prefer === "east" ? deleted : written)]).toEqual([
+        prefer,
+        site.name,
+        true,
+      ]);
+  }
+});
+
+test("where extents are mixed, what an earlier leader wrote is the leader's, and has his way if he is preferred", async () => {
+  await using made = await world(2);
+  await made.run();
+  await made.failOver("east");
+  made.site("east").disk.change(0, bytesOf(made.random, extentBytes));
+  await made.run();
+  await made.failOver("west");
+  const [first, second] = [
+    made.site("west").content.subarray(0, extentBytes),
+    bytesOf(made.random, extentBytes),
+  ];
+  made.site("source").disk.change(0, bytesOf(made.random, extentBytes));
+  made.site("source").disk.change(extentBytes, second);
+  await made.failBack({ prefer: "west", mix: true });
+  const mixed = Buffer.concat([first, second]);
+  for (const site of [made.site("source"), made.site("west")])
+    expect([site.name, site.content.subarray(0, 2 * extentBytes).equals(mixed)]).toEqual([site.name, true]);
+});
+
+test("what is written to the side that has lost until a failback shuts its users out is kept", async () => {
+  await using made = await world(2);
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  made.write("source", [1]);
+  const label = volume.labelWhole!.bind(volume);
+  let written: Buffer | undefined;
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut === false && !written) {
+      written = bytesOf(made.random, extentBytes);
+      made.site("east").disk.change(0, written);
+    }
+    await label(its, signal);
+  };
+  await made.failBack();
+  await made.run();
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  expect(east.content.equals(source.content)).toBe(true);
+  expect(made.kept.get("east 0")?.equals(written!)).toBe(true);
+});
+
+test("a replica of which some can't be read is no whole generation", async () => {
+  await using made = await world(2);
+  await made.run();
+  made.site("east").disk.unreadable.add(2);
+  await expect(made.failOver()).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/1 extents can't be read/),
+  });
+  expect((await made.store.set(name)).facts.handedOutTo).toBeUndefined();
+  made.site("east").disk.unreadable.clear();
+  await made.failOver();
+});
+
 test("a replica whose first run was cut off is not handed out, whatever its host calls whole", async () => {
   await using folder = await WorkFolder.make();
   let tried = 0;
