@@ -67,6 +67,8 @@ class FailBack {
   #members: readonly Member[];
   readonly #options: FailBackOptions;
   #settled: FailedBack["settled"];
+  /** Whose users were shut out. */
+  readonly #taken = new Set<number>();
 
   constructor(set: HeldSet, members: readonly Member[], options: FailBackOptions) {
     this.#set = set;
@@ -82,8 +84,14 @@ class FailBack {
     // A failback that was cut off may have left something pending.
     const pending = await this.#set.store.pendingCounts(this.#name);
     const isDone = this.#members.every(({ id, keptFirst }) => !keptFirst && (pending.get(id) ?? 0) === 0);
-    if (!rival && isThere && isDone)
+    if (!rival && isThere && isDone) {
+      // One that was cut off may have left its users out. Nothing is written to it, so that it may be in use.
+      const { volume } = await openLeader(target, this.#set.open);
+      await using _ = volume;
+      await volume.takeFence?.(this.#set.signal);
+      await this.#giveOut(volume);
       return { set: this.#name, source: target.name, settled: undefined, run: undefined };
+    }
     let run: RunResult | undefined;
     for (let passes = 0; passes < passesMax; passes++) {
       const last = await this.#pass(target.name, passes === 0 ? rival : undefined);
@@ -197,12 +205,13 @@ class FailBack {
       await point?.volume.flush();
     }
     const verdict = rival && (await this.#judge(leader, rival));
-    const sides: Side[] = [{ point: leader, taken: true, restates: false }];
+    const sides: Side[] = [{ point: leader, leads: true, taken: true, restates: false }];
     if (rival && verdict) {
       const { winner, mixed } = verdict;
-      sides[0] = { point: leader, taken: winner === "leader" || mixed, restates: false };
+      sides[0] = { point: leader, leads: true, taken: winner === "leader" || mixed, restates: false };
       const other = {
         point: rival,
+        leads: false,
         taken: winner === "rival" || mixed,
         restates: winner === "rival" && !mixed,
       };
@@ -229,25 +238,31 @@ class FailBack {
         if (rival && rivalWins) await this.#follow(transaction, rival.member);
       },
     };
+    // What was written until then may be missing in what this pass gathers.
+    const wasTaken = this.#taken.has(leader.member.id);
     const run = await pass(this.#set, { leader, sides, followers, dropped: [] }, options);
     await this.#refresh();
-    const isThere = await this.#end(to, run);
-    const points = [leader, ...(rival ? [rival] : []), ...followers];
-    const target = points.find(({ member }) => member.name === to);
+    // Who has lost may have been written to until his users were shut out: the next pass sees that, and keeps it.
+    const isThere = rival === undefined && (await this.#end(to, run, wasTaken ? leader : undefined));
+    const target = [leader, ...followers].find(({ member }) => member.name === to);
     if (isThere && target?.volume) await this.#giveOut(target.volume);
     return { run, isThere };
   }
 
-  /** The set follows the target if that holds all of the truth, and nobody has changed it meanwhile. */
-  async #end(to: string, run: RunResult): Promise<boolean> {
+  /**
+   * The set follows the target if that holds all of the truth, and nobody can have changed it meanwhile. `quiet`: whom it
+   * followed so far, if his users were shut out before anything was gathered.
+   */
+  async #end(to: string, run: RunResult, quiet: OnlinePoint | undefined): Promise<boolean> {
     const { facts, store, lease } = this.#set;
     const target = this.#members.find(({ name }) => name === to)!;
     const leads = leaderOf(facts, this.#members).id === target.id;
     const result = run.replicas.find((replica) => replica.name === to);
     const isQuiet = run.changed === 0 && result?.state === "in step" && result.carriedOut?.written === 0;
-    if (!leads && !isQuiet) return false;
+    if (!leads && !(isQuiet && quiet)) return false;
     const old = leaderOf(facts, this.#members);
     const lacks = (await store.pendingCounts(facts.name)).get(old.id) ?? 0;
+    if (lacks === 0 && !leads && quiet) await this.#label(quiet.volume);
     await store.write(lease, async (transaction) => {
       await this.#follow(transaction, target);
       if (lacks > 0 || leads) return;
@@ -283,7 +298,12 @@ class FailBack {
         `"${rival.member.address}" has ${rival.volume.geometry.blocks} blocks, "${leader.member.address}" ${shape.blocks}: make them ` +
           "as long as each other first. Nothing was written",
       );
-    const plain = (point: OnlinePoint): Side => ({ point, taken: true, restates: false });
+    const plain = (point: OnlinePoint): Side => ({
+      point,
+      leads: point === leader,
+      taken: true,
+      restates: false,
+    });
     const question = { set: facts.name, store, shape, followers: [], dropped: [], random, signal };
     const { map } = await gather({ ...question, sides: [plain(leader), plain(rival)] }, nowhere);
     // What both held when they parted is known from the failover; or if the rival was whole then, and handed out as that.
@@ -301,9 +321,17 @@ class FailBack {
     return verdict;
   }
 
+  /** Its host knows which generation it holds. */
+  async #label(volume: Volume): Promise<void> {
+    const { facts, signal } = this.#set;
+    const state = await stateOf(volume);
+    if (state?.state === "whole") await volume.labelWhole?.(labelOf(facts, facts.generation), signal);
+  }
+
   /** It is the set's again: its host refuses the writes of others. */
-  async #takeBack({ volume }: OnlinePoint): Promise<void> {
+  async #takeBack({ member, volume }: OnlinePoint): Promise<void> {
     const { facts, lease, signal } = this.#set;
+    this.#taken.add(member.id);
     await volume.fence?.(fenceOf(facts, lease), {}, signal);
     const label = (await stateOf(volume))?.label;
     if (label?.handedOut) await volume.labelWhole?.(labelOf(facts, label.generation), signal);

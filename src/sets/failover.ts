@@ -14,7 +14,10 @@ import { leaderOf } from "./run.ts";
 
 export interface FailOverOptions extends SetOptions {
   readonly replica: string;
-  /** Also a replica that is a mixture of two generations, and one that others wrote to while a run was open. */
+  /**
+   * Also a replica that is a mixture of two generations, one that others wrote to while a run was open, and one of which some
+   * can't be read.
+   */
   readonly force: boolean;
 }
 
@@ -77,17 +80,27 @@ async function handOut(
     };
   }
   const rolledBack = await makeWhole(set, point, force);
+  // The truth is going to be what it has on its medium.
+  await point.volume.flush(set.signal);
   const left = leaderOf(facts, members);
   const others = members.filter((each) => each !== member && each !== left);
   const { generation, tally } = await settle(
     set,
     {
       leader: point,
-      sides: [{ point, taken: true, restates: true }],
+      sides: [{ point, leads: true, taken: true, restates: true }],
       followers: byPriority(others).map((each) => offline(each, "a failover asks nobody else")),
       dropped: [left.id],
     },
     {
+      check: ({ unreadable }) => {
+        if (unreadable === 0 || force) return;
+        throw new AgentError(
+          "not_whole",
+          `${unreadable} extents can't be read of "${member.address}" ("${member.name}"): it is no whole generation, and was not handed ` +
+            "out. Take another replica; --force hands it out as it is",
+        );
+      },
       alsoWrite: async (transaction, now) => {
         await transaction.updateSet({ handedOutTo: member.id });
         await transaction.updateMember(left.id, {

@@ -27,6 +27,8 @@ export interface PageNews {
 /** A sync point of which what it holds is learnt by name, so that the truth may take it. */
 export interface Side {
   readonly point: OnlinePoint;
+  /** The set follows it: what the truth has become since both sides parted was its doing. */
+  readonly leads: boolean;
   /** Whether it does. */
   readonly taken: boolean;
   /** The truth shall be what it holds, wherever that differs: what was pending for it is dropped. */

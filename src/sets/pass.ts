@@ -160,7 +160,8 @@ export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}):
   const results = await together(
     targets.map((point) => {
       const isSide = sides.some((side) => side === point);
-      return new Update(set, shape, generation, point, histories.get(point.member.id)).go(
+      const parted = isSide && sides.length > 1;
+      return new Update(set, shape, generation, point, histories.get(point.member.id), parted).go(
         giversTo(point, cast, lacks),
         pendingFor(point),
         tally,
@@ -267,9 +268,19 @@ class Update {
   readonly #generation: number;
   readonly #point: Point;
   readonly #history: History | undefined;
+  /** It had gone its own way: what was written to it until its users were shut out is seen by the next pass only. */
+  readonly #parted: boolean;
 
-  constructor(set: HeldSet, shape: Shape, generation: number, point: Point, history: History | undefined) {
+  constructor(
+    set: HeldSet,
+    shape: Shape,
+    generation: number,
+    point: Point,
+    history: History | undefined,
+    parted: boolean,
+  ) {
     this.#history = history;
+    this.#parted = parted;
     this.#set = set;
     this.#shape = shape;
     this.#generation = generation;
@@ -305,7 +316,8 @@ class Update {
     await this.#note({
       lastResult: reason === undefined ? state : `${state}: ${reason}`,
       lastRunMs: this.#set.clock.nowMs(),
-      ...(isInStep && { generation: this.#generation, unsettled: false, keptFirst: false }),
+      ...(isInStep && { generation: this.#generation, unsettled: false }),
+      ...(isInStep && !this.#parted && { keptFirst: false }),
       ...(history !== undefined && { history }),
     });
     return { name: member.name, address: member.address, state, reason, carriedOut, strayed };

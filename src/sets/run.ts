@@ -72,7 +72,12 @@ class Run {
       );
       const result = await pass(
         this.#set,
-        { leader, sides: [{ point: leader, taken: true, restates: false }], followers, dropped: [] },
+        {
+          leader,
+          sides: [{ point: leader, leads: true, taken: true, restates: false }],
+          followers,
+          dropped: [],
+        },
         {
           check: (tally, shape) => checkChange(this.#set.facts, tally, shape, this.#options),
           full: this.#options.full ?? false,

@@ -143,7 +143,7 @@ export class Window {
               .equals(this.#contents.at(this.#named[b]!.identifiers, i))
           : (holds[a]?.[b - sides.length]?.(i) ?? false);
       this.#tell(i, same, proofs);
-      const origin = this.#nameOf(this.#origins[i]!);
+      const origin = this.#originOf(this.#origins[i]!);
       const what = `extent ${this.#first + i}`;
       const decision = decide(points, { there: before !== undefined, origin }, reports, same, what);
       if (decision.takes !== undefined) {
@@ -198,7 +198,13 @@ export class Window {
     const side: Side | undefined = this.#options.sides[k];
     const pending = this.#old[k]!.get(i)?.action;
     if (!proof) return reportOffline(side?.restates ? undefined : pending);
-    if (!side?.restates) return reportOf(proof, recover({ pending, state: proof.state }));
+    if (!side?.restates) {
+      const recovered = recover({ pending, state: proof.state });
+      // A side that was left competes with what the truth has deleted since, too.
+      if (!side || !recovered.overruled || this.#options.sides.length === 1)
+        return reportOf(proof, recovered);
+      return { actual: proof.state, pending: undefined, unseen: true, doubtful: proof.doubtful };
+    }
     // Whatever was pending for it: what it holds is what the truth shall be.
     if (proof.outcome === "equal") return reportOffline(undefined);
     const held = this.#contents.of(this.#named[k]!.identifiers, i);
@@ -227,7 +233,12 @@ export class Window {
     }
   }
 
-  #nameOf(member: number): string | undefined {
+  /** Whose change the truth has; of two sides, that of earlier leaders is the leader's. */
+  #originOf(member: number): string | undefined {
+    const { sides } = this.#options;
+    const isSides = sides.some(({ point }) => point.member.id === member);
+    const leader = sides.find(({ leads }) => leads);
+    if (sides.length > 1 && !isSides) return leader?.point.member.name;
     return this.#points.find((point) => point.member.id === member)?.member.name;
   }
 

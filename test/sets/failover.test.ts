@@ -234,6 +234,11 @@ test("whatever was written to either side comes through, or is kept where the op
     } else seen.none++;
     const done = await world.despiteDeaths(() => world.failBack(how));
     expect(done.source, note).toBe("source");
+    // Who follows again holds the generation that its host calls it.
+    for (const { generation } of (await store.set(name)).members.filter((each) => each.name === "east")) {
+      const state = await east.volume.wholeState?.();
+      if (state?.label) expect(state.label.generation, note).toBe(generation);
+    }
     for (const site of [source, east, west])
       expect([site.name, site.disk.medium.equals(expected)], note).toEqual([site.name, true]);
     // Whatever a side had of its own and has no more was kept before it was overwritten.
@@ -355,6 +360,118 @@ test("the set follows another member for good; the old source is a replica then"
   const back = await made.failBack({ to: "source" });
   expect(back.source).toBe("source");
   expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("source");
+});
+
+test("a failback that dies before it gives the new side to its users does that when it is done again", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  const label = volume.labelWhole!.bind(volume);
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut) throw new Killed("killed");
+    await label(its, signal);
+  };
+  await expect(made.failBack({ to: "east" })).rejects.toThrow(Killed);
+  volume.labelWhole = label;
+  expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("east");
+  await made.failBack({ to: "east" });
+  await volume.write(2, [Buffer.alloc(blockBytes, 3)]);
+});
+
+test("what is written to the side that was handed out until a failback shuts its users out is not lost", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  const label = volume.labelWhole!.bind(volume);
+  let written: Buffer | undefined;
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut === false && !written) {
+      made.write("east", [0]);
+      written = made.site("east").content;
+    }
+    await label(its, signal);
+  };
+  await made.failBack();
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(written!)]).toEqual([site.name, true]);
+});
+
+test("where extents are mixed, the side that is preferred has its way with what the other one has deleted, too", async () => {
+  for (const prefer of ["east", "source"]) {
+    await using made = await world(2);
+    const { source, east } = { source: made.site("source"), east: made.site("east") };
+    const at = (site: Site, extent: number) =>
+      site.content.subarray(extent * extentBytes, (extent + 1) * extentBytes);
+    source.disk.change(0, bytesOf(made.random, extentBytes));
+    await made.run();
+    await made.failOver();
+    east.disk.change(0, Buffer.alloc(extentBytes));
+    await made.run();
+    const [deleted, written] = [at(east, 0), bytesOf(made.random, extentBytes)];
+    source.disk.change(0, written);
+    await made.failBack({ prefer, mix: true });
+    for (const site of made.sites)
+      expect([prefer, site.name, at(site, 0).equals(prefer === "east" ? deleted : written)]).toEqual([
+        prefer,
+        site.name,
+        true,
+      ]);
+  }
+});
+
+test("where extents are mixed, what an earlier leader wrote is the leader's, and has his way if he is preferred", async () => {
+  await using made = await world(2);
+  await made.run();
+  await made.failOver("east");
+  made.site("east").disk.change(0, bytesOf(made.random, extentBytes));
+  await made.run();
+  await made.failOver("west");
+  const [first, second] = [
+    made.site("west").content.subarray(0, extentBytes),
+    bytesOf(made.random, extentBytes),
+  ];
+  made.site("source").disk.change(0, bytesOf(made.random, extentBytes));
+  made.site("source").disk.change(extentBytes, second);
+  await made.failBack({ prefer: "west", mix: true });
+  const mixed = Buffer.concat([first, second]);
+  for (const site of [made.site("source"), made.site("west")])
+    expect([site.name, site.content.subarray(0, 2 * extentBytes).equals(mixed)]).toEqual([site.name, true]);
+});
+
+test("what is written to the side that has lost until a failback shuts its users out is kept", async () => {
+  await using made = await world(2);
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  made.write("source", [1]);
+  const label = volume.labelWhole!.bind(volume);
+  let written: Buffer | undefined;
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut === false && !written) {
+      written = bytesOf(made.random, extentBytes);
+      made.site("east").disk.change(0, written);
+    }
+    await label(its, signal);
+  };
+  await made.failBack();
+  await made.run();
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  expect(east.content.equals(source.content)).toBe(true);
+  expect(made.kept.get("east 0")?.equals(written!)).toBe(true);
+});
+
+test("a replica of which some can't be read is no whole generation", async () => {
+  await using made = await world(2);
+  await made.run();
+  made.site("east").disk.unreadable.add(2);
+  await expect(made.failOver()).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/1 extents can't be read/),
+  });
+  expect((await made.store.set(name)).facts.handedOutTo).toBeUndefined();
+  made.site("east").disk.unreadable.clear();
+  await made.failOver();
 });
 
 test("a replica whose first run was cut off is not handed out, whatever its host calls whole", async () => {
