@@ -220,9 +220,10 @@ class FailBack {
     }
     const rivalWins = verdict?.winner === "rival" && !verdict.mixed;
     const options: PassOptions = {
-      check: async (tally) => {
-        checkLosses(tally, sides, verdict);
-        // From here on nobody else is to write to either; but who is only read, and followed afterwards, stays in use.
+      check: (tally) => checkLosses(tally, sides, verdict),
+      whenWritten: async () => {
+        // From here on nobody else is to write to either; but who is only read, and followed afterwards, stays in use. Until it
+        // was written down, a host that alone has handed a replica out is all that keeps runs from it.
         const staysInUse = leader.member.name === to && sides[0]!.point === leader && !verdict?.mixed;
         for (const point of [staysInUse ? undefined : leader, rival]) if (point) await this.#takeBack(point);
       },

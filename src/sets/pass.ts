@@ -53,6 +53,8 @@ export interface PassOptions {
   readonly check?: (tally: Tally, shape: Shape) => Promise<void> | void;
   /** Looks at everything, whatever histories say. */
   readonly full?: boolean;
+  /** Called when it is written down, before any volume is written to. */
+  readonly whenWritten?: () => Promise<void>;
   /** What else belongs into the transaction. */
   readonly alsoWrite?: (transaction: Transaction, generation: number) => Promise<void>;
   /** For what is overwritten of a side, or of who was one: it may be somebody's change that nobody else has. */
@@ -103,6 +105,7 @@ export async function settle(set: HeldSet, cast: Cast, options: PassOptions): Pr
   const generation = facts.generation + (tally.changed > 0 || facts.generation === 0 ? 1 : 0);
   const points = [...cast.sides.map(({ point }) => point), ...cast.followers];
   await writeDown(set, shape, generation, points, spool, options);
+  await options.whenWritten?.();
   return { shape, tally, generation, histories };
 }
 
