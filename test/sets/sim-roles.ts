@@ -307,9 +307,12 @@ export class Roles {
       .filter((extent) => !sent.includes(extent));
     if (quiet && base) {
       const differ = extents.filter((extent) => !at(leader, extent).equals(at(rival, extent)));
-      // What the truth has had meanwhile was the leader's.
-      const ours = differ.filter((extent) =>
-        [at(leader, extent), this.#truthIn(before, extent)].some((each) => !each.equals(base[extent]!)),
+      // What the truth has had meanwhile was the leader's, also where it has come back to what it was.
+      const { entries } = this.#memberOf(rival, before)!;
+      const ours = differ.filter(
+        (extent) =>
+          entries.has(extent) ||
+          [at(leader, extent), this.#truthIn(before, extent)].some((each) => !each.equals(base[extent]!)),
       );
       // Whoever has what the truth has had has seen it.
       const theirs = differ.filter((extent) =>
