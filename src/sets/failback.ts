@@ -219,6 +219,8 @@ class FailBack {
       else sides.push(other);
     }
     const rivalWins = verdict?.winner === "rival" && !verdict.mixed;
+    // What the truth takes of it nobody else has until it was shipped.
+    if (rival && verdict?.mixed) await this.#fence(rival);
     const options: PassOptions = {
       check: (tally) => checkLosses(tally, sides, verdict),
       whenWritten: async () => {
@@ -329,11 +331,17 @@ class FailBack {
     if (state?.state === "whole") await volume.labelWhole?.(labelOf(facts, facts.generation), signal);
   }
 
-  /** It is the set's again: its host refuses the writes of others. */
-  async #takeBack({ member, volume }: OnlinePoint): Promise<void> {
+  async #fence({ volume }: OnlinePoint): Promise<void> {
     const { facts, lease, signal } = this.#set;
-    this.#taken.add(member.id);
     await volume.fence?.(fenceOf(facts, lease), {}, signal);
+  }
+
+  /** It is the set's again: its host refuses the writes of others. */
+  async #takeBack(point: OnlinePoint): Promise<void> {
+    const { volume } = point;
+    const { facts, signal } = this.#set;
+    this.#taken.add(point.member.id);
+    await this.#fence(point);
     const label = (await stateOf(volume))?.label;
     if (label?.handedOut) await volume.labelWhole?.(labelOf(facts, label.generation), signal);
   }

@@ -480,6 +480,29 @@ test("a failback that dies before its verdict is written down leaves a replica t
   for (const site of made.sites) expect([site.name, site.content.equals(held)]).toEqual([site.name, true]);
 });
 
+test("where extents are mixed, what the truth takes of the source is not written to any more before it is shipped", async () => {
+  await using made = await world(2);
+  const source = made.site("source");
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  let fenced = false;
+  source.volume.fence = async () => {
+    fenced = true;
+    return true;
+  };
+  const write = made.store.write.bind(made.store);
+  made.store.write = (lease, action) => {
+    if (!fenced) made.write("source", [1]);
+    return write(lease, action);
+  };
+  await made.failBack({ prefer: "east", mix: true });
+  expect(fenced).toBe(true);
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(source.content)]).toEqual([site.name, true]);
+});
+
 test("a replica of which some can't be read is no whole generation", async () => {
   await using made = await world(2);
   await made.run();
