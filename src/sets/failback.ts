@@ -219,10 +219,13 @@ class FailBack {
       else sides.push(other);
     }
     const rivalWins = verdict?.winner === "rival" && !verdict.mixed;
+    // What the truth takes of it nobody else has until it was shipped.
+    if (rival && verdict?.mixed) await this.#fence(rival);
     const options: PassOptions = {
-      check: async (tally) => {
-        checkLosses(tally, sides, verdict);
-        // From here on nobody else is to write to either; but who is only read, and followed afterwards, stays in use.
+      check: (tally) => checkLosses(tally, sides, verdict),
+      whenWritten: async () => {
+        // From here on nobody else is to write to either; but who is only read, and followed afterwards, stays in use. Until it
+        // was written down, a host that alone has handed a replica out is all that keeps runs from it.
         const staysInUse = leader.member.name === to && sides[0]!.point === leader && !verdict?.mixed;
         for (const point of [staysInUse ? undefined : leader, rival]) if (point) await this.#takeBack(point);
       },
@@ -328,11 +331,17 @@ class FailBack {
     if (state?.state === "whole") await volume.labelWhole?.(labelOf(facts, facts.generation), signal);
   }
 
-  /** It is the set's again: its host refuses the writes of others. */
-  async #takeBack({ member, volume }: OnlinePoint): Promise<void> {
+  async #fence({ volume }: OnlinePoint): Promise<void> {
     const { facts, lease, signal } = this.#set;
-    this.#taken.add(member.id);
     await volume.fence?.(fenceOf(facts, lease), {}, signal);
+  }
+
+  /** It is the set's again: its host refuses the writes of others. */
+  async #takeBack(point: OnlinePoint): Promise<void> {
+    const { volume } = point;
+    const { facts, signal } = this.#set;
+    this.#taken.add(point.member.id);
+    await this.#fence(point);
     const label = (await stateOf(volume))?.label;
     if (label?.handedOut) await volume.labelWhole?.(labelOf(facts, label.generation), signal);
   }

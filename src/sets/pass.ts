@@ -66,6 +66,8 @@ export interface PassOptions {
   readonly patience?: Patience;
   /** Looks at everything, whatever histories say. */
   readonly full?: boolean;
+  /** Called when it is written down, before any volume is written to. */
+  readonly whenWritten?: () => Promise<void>;
   /** What else belongs into the transaction. */
   readonly alsoWrite?: (transaction: Transaction, generation: number) => Promise<void>;
   /** For what is overwritten of a side, or of who was one: it may be somebody's change that nobody else has. */
@@ -118,6 +120,7 @@ export async function settle(set: HeldSet, cast: Cast, options: PassOptions): Pr
   const generation = facts.generation + (tally.changed > 0 || facts.generation === 0 ? 1 : 0);
   const points = [...sides.map(({ point }) => point), ...followers];
   await writeDown(set, shape, generation, points, spool, options);
+  await options.whenWritten?.();
   return { shape, tally, generation, histories };
 }
 

@@ -461,6 +461,48 @@ test("what is written to the side that has lost until a failback shuts its users
   expect(made.kept.get("east 0")?.equals(written!)).toBe(true);
 });
 
+test("a failback that dies before its verdict is written down leaves a replica that its host has handed out alone", async () => {
+  await using made = await world(2);
+  const east = made.site("east");
+  await made.run();
+  await handOutAlone(east.volume, false);
+  made.write("east", [0]);
+  const held = east.content;
+  const write = made.store.write.bind(made.store);
+  made.store.write = async () => {
+    throw new Killed("killed");
+  };
+  await expect(made.failBack({ prefer: "source" })).rejects.toThrow(Killed);
+  made.store.write = write;
+  await made.run();
+  expect(east.content.equals(held)).toBe(true);
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(held)]).toEqual([site.name, true]);
+});
+
+test("where extents are mixed, what the truth takes of the source is not written to any more before it is shipped", async () => {
+  await using made = await world(2);
+  const source = made.site("source");
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  let fenced = false;
+  source.volume.fence = async () => {
+    fenced = true;
+    return true;
+  };
+  const write = made.store.write.bind(made.store);
+  made.store.write = (lease, action) => {
+    if (!fenced) made.write("source", [1]);
+    return write(lease, action);
+  };
+  await made.failBack({ prefer: "east", mix: true });
+  expect(fenced).toBe(true);
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(source.content)]).toEqual([site.name, true]);
+});
+
 test("a replica of which some can't be read is no whole generation", async () => {
   await using made = await world(2);
   await made.run();

@@ -26,6 +26,9 @@ export interface MemberState {
   readonly role: string;
   readonly uuid: string | undefined;
   readonly generation: number;
+  readonly priority: number;
+  readonly split: boolean;
+  readonly keptFirst: boolean;
   readonly entries: ReadonlyMap<number, EntryState>;
 }
 
@@ -40,6 +43,8 @@ export interface EntryState {
 export interface TruthState {
   readonly generation: number;
   readonly paused: boolean;
+  /** A member's number; undefined: the set follows its source. */
+  readonly handedOutTo: number | undefined;
   /** Identifiers by extent; what is missing is zeros. */
   readonly truth: ReadonlyMap<number, Buffer>;
   readonly members: readonly MemberState[];
@@ -124,8 +129,10 @@ export class SimDatabase {
     const all = (text: string): Row[] => this.#ask(text);
     this.#watch.exec("begin");
     const [sets, members, pages, entries] = [
-      all("select name, generation, blocks, paused, max_change from sets"),
-      all("select id, name, address, role, priority, volume_uuid, generation from members order by id"),
+      all("select name, generation, blocks, paused, max_change, handed_out_to from sets"),
+      all(
+        "select id, name, address, role, priority, volume_uuid, generation, split, kept_first, unsettled from members order by id",
+      ),
       all("select page, identifiers from truth order by page"),
       all("select member_id, first, count, action, previous, sent from entries order by member_id, first"),
     ];
@@ -161,13 +168,17 @@ export class SimDatabase {
     return {
       generation: Number(sets[0]?.generation ?? 0),
       paused: sets[0]?.paused === 1,
+      handedOutTo: (sets[0]?.handed_out_to ?? undefined) as number | undefined,
       truth,
-      members: members.map(({ id, name, role, volume_uuid, generation }) => ({
+      members: members.map(({ id, name, role, volume_uuid, generation, priority, split, kept_first }) => ({
         id: Number(id),
         name: String(name),
         role: String(role),
         uuid: volume_uuid === null ? undefined : String(volume_uuid),
         generation: Number(generation),
+        priority: Number(priority),
+        split: split === 1,
+        keptFirst: kept_first === 1,
         entries: of(id),
       })),
       text: JSON.stringify([sets, members, pages, entries].map((rows) => rows.map(hex))),

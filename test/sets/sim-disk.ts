@@ -48,6 +48,8 @@ export class SimDisk extends MemoryVolume {
   lies = false;
   /** Called before the cache of these extents is written to. */
   onPut: (extents: readonly number[]) => void = () => {};
+  /** Called when a flush fails, or lies: what the cache has of these may be lost with it. */
+  onLoss: (extents: readonly number[]) => void = () => {};
   /** Identifiers that were answered for an extent, and when last. */
   readonly answered = new Map<number, Map<string, number>>();
   /** Called when an extent's identifier is answered. */
@@ -84,6 +86,19 @@ export class SimDisk extends MemoryVolume {
 
   onMedium(extent: number): Buffer {
     return this.#onMedium.of(this.medium, extent);
+  }
+
+  /** What its host says of it: of the medium, once a flush has failed. */
+  inSight(extent: number): Buffer {
+    return this.#distrusted === this.life ? this.#fresh(extent) : this.inCache(extent);
+  }
+
+  /** Cache and medium have the same of it, whatever happens next. */
+  isSettled(extent: number): boolean {
+    const isDirty = this.#unflushed.some(({ lba, data }) =>
+      this.extentsOf(lba, data.length).includes(extent),
+    );
+    return !isDirty && this.inCache(extent).equals(this.onMedium(extent));
   }
 
   /** What a digest of the medium sees: what is dirty is written back first. */
@@ -153,6 +168,7 @@ export class SimDisk extends MemoryVolume {
       this.#lost++;
       this.#distrusted = life;
       this.#doubt(covered);
+      this.onLoss(covered.flatMap(({ lba, data }) => this.extentsOf(lba, data.length)));
       for (const { lba, data } of covered.slice(below(this.#random, covered.length + 1)))
         this.#settle(lba, data);
       await life.pause();
@@ -161,9 +177,9 @@ export class SimDisk extends MemoryVolume {
     const forgotten = this.lies && covered.length > 0 ? oneOf(this.#random, covered) : undefined;
     if (forgotten) {
       this.lies = false;
-      life.time.tell(
-        () => `${this.name} lies about extents ${this.extentsOf(forgotten.lba, forgotten.data.length)}`,
-      );
+      const extents = this.extentsOf(forgotten.lba, forgotten.data.length);
+      life.time.tell(() => `${this.name} lies about extents ${extents}`);
+      this.onLoss(extents);
     }
     for (const written of covered) if (written !== forgotten) this.#settle(written.lba, written.data);
     await life.pause();

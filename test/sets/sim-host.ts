@@ -17,6 +17,11 @@ import { Life, type Random, type SimTime } from "./sim-time.ts";
 /** Whose command is being carried out, whoever asks in the course of it. */
 export const command = new AsyncLocalStorage<Connection>();
 
+interface Fence {
+  readonly owner: string;
+  readonly number: number;
+}
+
 /** A login of somebody to a host. */
 export class Connection {
   readonly owner: string;
@@ -25,6 +30,8 @@ export class Connection {
   readonly life: Life;
   /** Another login has taken its place, or its host is dead: nothing that it sent arrives any more. */
   ended = false;
+  /** The fence that it has taken, if it has: somebody else's, or none, shuts it out. */
+  key: Fence | undefined;
   readonly underWay = new Set<Promise<unknown>>();
   /** Told when the connection breaks. */
   readonly waiting = new Set<() => void>();
@@ -54,9 +61,9 @@ export class SimHost {
   /** Nobody can reach it. */
   offline = false;
   /** It has persistent reservations. */
-  readonly fences: boolean;
+  fences: boolean;
   /** Whose writes it takes alone, and the number of the run; undefined: everybody's. It is remembered over restarts. */
-  fence: { readonly owner: string; readonly number: number } | undefined;
+  fence: Fence | undefined;
   /** Commands that came from somebody else than who had fenced it. */
   refused = 0;
   onWhole: (header: Header) => void = () => {};
@@ -162,21 +169,24 @@ export class SimHost {
   }
 
   /** A run takes it, or an operator (`number` undefined); what others were about has ended then. @throws AgentError `volume_in_use` */
-  async take({ owner }: Connection, number = this.fence?.number): Promise<boolean> {
+  async take(connection: Connection, number = this.fence?.number): Promise<boolean> {
+    const { owner } = connection;
     if (!this.fences || number === undefined) return false;
     if (this.fence && this.fence.number > number) throw inUse(this.name, this.fence.owner);
     this.#time.tell(() => `${owner} fences ${this.name}`);
     this.fence = { owner, number };
+    connection.key = this.fence;
     const others = [...this.#connections].filter((each) => each.owner !== owner);
     await Promise.all(others.flatMap(({ underWay }) => [...underWay].map((work) => work.catch(() => {}))));
     return true;
   }
 
   /** @throws AgentError `volume_in_use` if somebody else has it */
-  admit({ owner }: Connection): void {
-    if (!this.fence || this.fence.owner === owner) return;
+  admit({ owner, key }: Connection): void {
+    const isIts = key ? this.fence?.owner === owner : !this.fence || this.fence.owner === owner;
+    if (isIts) return;
     this.refused++;
-    throw inUse(this.name, this.fence.owner);
+    throw inUse(this.name, this.fence?.owner ?? "others");
   }
 
   /** A command arrives. Undefined: nobody hears of it. */
@@ -193,4 +203,4 @@ export class SimHost {
 }
 
 const inUse = (name: string, owner: string) =>
-  new AgentError("volume_in_use", `"${name}" takes writes of ${owner} alone: reservation conflict`);
+  new AgentError("volume_in_use", `"${name}" takes writes of ${owner}: reservation conflict`);

@@ -9,6 +9,7 @@
 //    under its name; within a run of that volume, if it keeps its last whole generation. To a volume that is fenced nothing that is
 //    late is written.
 // 5. Commands in flight are bounded.
+// 6. What sim-roles.ts has of failovers and failbacks.
 //
 // Who writes to a replica without holding the set's lease is a stranger: a run that wakes up late, too.
 import { assert } from "../../src/base/assert.ts";
@@ -16,18 +17,28 @@ import type { Header } from "../../src/whole/format.ts";
 import type { MemberState, SimDatabase, TruthState } from "./sim-database.ts";
 import { identified } from "./sim-disk.ts";
 import { type Connection, command, type SimHost } from "./sim-host.ts";
+import { Roles } from "./sim-roles.ts";
 import type { SimTime } from "./sim-time.ts";
 
 export class SimulationError extends Error {
   override readonly name = "SimulationError";
 }
 
-/** A run, as far as the judge has to know it. */
+/** A run, a failover or a failback, as far as the judge has to know it. */
 export interface RunFacts {
+  readonly what: "run" | "failover" | "alone" | "failback";
   readonly owner: string;
   readonly sinceMs: number;
-  readonly maxChange: number | undefined;
+  readonly maxChange?: number | undefined;
+  /** Who is handed out; of a failback, who is to be followed. */
+  readonly target?: string | undefined;
+  readonly force?: boolean;
+  readonly prefer?: string | undefined;
+  readonly mix?: boolean;
 }
+
+/** Who rolls back replicas by hand. */
+export const operator = "an operator";
 
 type Generation = readonly Buffer[];
 
@@ -36,12 +47,12 @@ export class Judge {
   readonly #time: SimTime;
   readonly #database: SimDatabase;
   readonly #hosts: readonly SimHost[];
-  readonly #source: SimHost;
+  readonly roles: Roles;
   readonly #zeros: (extent: number) => Buffer;
   readonly #runs = new Map<string, RunFacts>();
   /** By host: extents that somebody else wrote to, or may have. */
   readonly #strange = new Map<SimHost, Set<number>>();
-  readonly #generations: Generation[] = [];
+  readonly #generations = new Map<number, Generation[]>();
   /** By host, asker and extent: what was answered last. */
   readonly #answers = new Map<SimHost, Map<string, Map<number, Buffer>>>();
   #state: TruthState;
@@ -50,16 +61,23 @@ export class Judge {
   constructor(
     time: SimTime,
     database: SimDatabase,
-    source: SimHost,
     hosts: readonly SimHost[],
     zeros: (extent: number) => Buffer,
   ) {
     this.#time = time;
     this.#database = database;
-    this.#source = source;
     this.#hosts = hosts;
     this.#zeros = zeros;
     this.#state = database.look();
+    const court = {
+      hosts,
+      truthOf: (extent: number) => this.truthOf(extent),
+      zerosOf: zeros,
+      generations: (number: number) => this.#generations.get(number) ?? [],
+      strangeOf: (host: SimHost) => this.strangeOf(host),
+      demand: (holds: boolean, what: string) => this.#demand(holds, what),
+    };
+    this.roles = new Roles(court, this.#state);
     database.onCommit = () => this.#committed(database.look());
     database.onCut = (may) => {
       const now = database.look();
@@ -70,7 +88,7 @@ export class Judge {
     for (const host of hosts) {
       this.#strange.set(host, new Set());
       this.#answers.set(host, new Map());
-      if (host === source) continue;
+      host.disk.onLoss = (extents) => this.roles.lost(host, extents);
       host.disk.onPut = (extents) => this.#put(host, extents);
       host.disk.onAnswer = (extent, identifier) => {
         const to = command.getStore()?.owner ?? "";
@@ -98,9 +116,10 @@ export class Judge {
 
   /** @throws SimulationError for what was found since it was asked last */
   check(): void {
+    this.roles.look(this.#time.nowMs);
     for (const host of this.#hosts) {
       const touched = host.disk.touched();
-      if (host !== this.#source && touched.size > 0) this.#clean(host, touched);
+      if (touched.size > 0) this.#clean(host, touched);
     }
     if (this.#failure) throw this.#failure;
   }
@@ -114,18 +133,18 @@ export class Judge {
   }
 
   memberOf(host: SimHost): MemberState | undefined {
-    return this.#state.members.find(({ uuid, role }) => role === "replica" && uuid === host.uuid);
+    return this.#state.members.find(({ uuid }) => uuid === host.uuid);
   }
 
   // --- 1 ---
 
   #clean(host: SimHost, extents: Iterable<number>): void {
     const member = this.memberOf(host);
-    if (!member || member.generation === 0) return;
+    if (!member || member.generation === 0 || member.split || this.roles.leads(host)) return;
     const strange = this.#strange.get(host)!;
     for (const extent of extents) {
       this.counts.checks++;
-      if (member.entries.has(extent) || strange.has(extent)) continue;
+      if (member.entries.has(extent) || strange.has(extent) || this.roles.isReturned(host, extent)) continue;
       const right = host.disk.onMedium(extent).equals(this.truthOf(extent));
       this.#demand(
         right,
@@ -166,7 +185,8 @@ export class Judge {
           .map(({ name, generation, entries }) => `${name}: ${generation}, ${[...entries.keys()]}`)
           .join("; "),
     );
-    const extents = Array.from({ length: this.#source.disk.extents }, (_, extent) => extent);
+    const extents = Array.from({ length: this.#hosts[0]!.disk.extents }, (_, extent) => extent);
+    const run = this.#runs.get(this.#database.holder() ?? "");
     const changed = extents.filter(
       (extent) => !(before.truth.get(extent) ?? this.#zeros(extent)).equals(this.truthOf(extent)),
     );
@@ -177,46 +197,60 @@ export class Judge {
     );
     if (now.generation > before.generation) {
       this.counts.generations++;
-      this.#generations[now.generation] = extents.map((extent) => this.truthOf(extent));
-      this.#gathered(changed, before.generation === 0);
+      const known = this.#generations.get(now.generation) ?? [];
+      this.#generations.set(now.generation, [...known, extents.map((extent) => this.truthOf(extent))]);
+      this.#gathered(before, changed);
+    }
+    this.roles.committed(before, now, run);
+    for (const host of this.#hosts) {
+      const strange = this.strangeOf(host);
+      const isUsed = this.roles.isSide(host, before) || this.roles.isSide(host, now);
+      for (const extent of isUsed ? strange : [])
+        if (this.roles.isRight(host, extent)) strange.delete(extent);
     }
     for (const host of this.#hosts) {
-      if (host === this.#source) continue;
       const [was, is] = [before.members.find(({ uuid }) => uuid === host.uuid), this.memberOf(host)];
-      if (is && was?.id === is.id) this.#acknowledged(host, was, is);
+      if (is && was?.id === is.id && !is.split) this.#acknowledged(host, was, is);
       // What was pending for who is no member any more is forgotten: a disk that has lied may do so unnoticed.
       if (was && was.id !== is?.id) for (const extent of was.entries.keys()) this.strangeOf(host).add(extent);
       this.#clean(host, extents);
-      if (is && is.generation > (was?.generation ?? 0)) this.#inStep(host, is);
+      // Who is followed from now on is told so by its host later.
+      const leads = this.roles.leads(host, now);
+      if (is && is.generation > (was?.generation ?? 0)) this.#inStep(host, is, leads);
     }
   }
 
-  #gathered(changed: readonly number[], first: boolean): void {
-    const { disk } = this.#source;
+  /** The truth is another one: it is what those had whose changes it takes. */
+  #gathered(before: TruthState, changed: readonly number[]): void {
     const run = this.#runs.get(this.#database.holder() ?? "");
     assert(run !== undefined, "nobody writes without a lease");
-    const quiet = disk.changedMs < run.sinceMs && disk.unreadable.size === 0;
-    for (const extent of changed) {
-      const atMs = disk.answered.get(extent)?.get(this.truthOf(extent).toString("latin1"));
+    const sides = this.#hosts.filter((host) => {
+      if (run.what === "failover") return host.name === run.target;
+      return run.what === "failback" ? this.roles.wasSide(host, run.sinceMs) : this.roles.leads(host, before);
+    });
+    const isFound = ({ disk }: SimHost, extent: number) =>
+      (disk.answered.get(extent)?.get(this.truthOf(extent).toString("latin1")) ?? -1) >= run.sinceMs;
+    for (const extent of changed)
       this.#demand(
-        atMs !== undefined && atMs >= run.sinceMs,
+        sides.some((host) => isFound(host, extent)),
         `what the truth takes of extent ${extent} was at the source in the course of the run`,
       );
-    }
-    if (quiet)
-      for (let extent = 0; extent < disk.extents; extent++)
+    for (const { disk } of sides.length === 1 ? sides : []) {
+      const quiet = disk.changedMs < run.sinceMs && disk.unreadable.size === 0;
+      for (let extent = 0; quiet && extent < disk.extents; extent++)
         this.#demand(
-          this.truthOf(extent).equals(disk.inCache(extent)),
+          this.truthOf(extent).equals(disk.inSight(extent)),
           `a generation of a quiet source is the source, at extent ${extent}`,
         );
+    }
     const most = run.maxChange ?? 1;
     this.#demand(
-      first || changed.length <= most * disk.extents,
+      before.generation === 0 || changed.length <= most * this.#hosts[0]!.disk.extents,
       `no more than ${most} is changed without being asked`,
     );
   }
 
-  #inStep(host: SimHost, member: MemberState): void {
+  #inStep(host: SimHost, member: MemberState, leads: boolean): void {
     this.counts.inStep++;
     this.#demand(
       member.generation === this.#state.generation,
@@ -225,7 +259,7 @@ export class Judge {
     this.#demand(member.entries.size === 0, `nothing is pending for "${host.name}", which is in step`);
     const header = host.served?.journal.header;
     this.#demand(
-      header === undefined || header.label?.generation === member.generation,
+      leads || header === undefined || header.label?.generation === member.generation,
       `"${host.name}", which is in step, is that generation to its own host`,
     );
     const strange = this.#strange.get(host)!;
@@ -243,11 +277,13 @@ export class Judge {
     this.counts.wholes++;
     const strange = this.#strange.get(host)!;
     const { disk } = host;
-    const holds = (generation: Generation | undefined) =>
-      generation?.every(
+    const holds = (generation: Generation) =>
+      generation.every(
         (identifier, extent) => strange.has(extent) || disk.onMedium(extent).equals(identifier),
-      ) ?? false;
-    const said = header.label ? [this.#generations[header.label.generation]] : this.#generations;
+      );
+    const said = header.label
+      ? (this.#generations.get(header.label.generation) ?? [])
+      : [...this.#generations.values()].flat();
     this.#demand(said.some(holds), `"${host.name}", which is whole, is the generation of which that is said`);
   }
 
@@ -271,8 +307,14 @@ export class Judge {
       () => `${who} writes extents ${extents} of "${host.name}", the holder is ${this.#database.holder()}`,
     );
     const strange = this.#strange.get(host)!;
-    if (!connection || connection.owner !== this.#database.holder()) {
-      if (connection && this.#runs.has(connection.owner)) {
+    const run = this.#runs.get(who ?? "");
+    if (run?.what === "failover" || run?.what === "alone" || who === operator) {
+      this.roles.rolledBack(host, extents, run);
+      return;
+    }
+    if (!run || !connection || who !== this.#database.holder()) {
+      if (!run) this.roles.written(host, extents);
+      if (connection && run) {
         this.counts.late++;
         const { owner } = connection;
         const mayStill = !host.fences || host.fence?.owner === owner;
@@ -282,6 +324,7 @@ export class Judge {
       this.counts.strange += extents.length;
       return;
     }
+    this.roles.overwritten(host, extents, run);
     for (const extent of extents) strange.delete(extent);
     const journal = host.served?.journal;
     this.#demand(

@@ -44,6 +44,12 @@ const leastOf = {
   reconnected: 0.2,
   rollBacks: 0.04,
   swaps: 0.03,
+  handedOut: 0.07,
+  alone: 0.02,
+  verdicts: 0.07,
+  mixed: 0.004,
+  follows: 0.15,
+  kept: 0.5,
 };
 
 /** Whoever replays a seed sees the same again. */

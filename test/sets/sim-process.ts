@@ -2,15 +2,20 @@
 // network and disks.
 import { AgentError } from "../../src/base/errors.ts";
 import { SystemError } from "../../src/platform/errno.ts";
+import { failBack } from "../../src/sets/failback.ts";
+import { failOver, handOutAlone } from "../../src/sets/failover.ts";
 import { whileLeased } from "../../src/sets/lease.ts";
-import type { RunResult } from "../../src/sets/pass.ts";
+import type { RunResult, SetOptions } from "../../src/sets/pass.ts";
 import { runSet } from "../../src/sets/run.ts";
 import type { SpoolFile } from "../../src/sets/spool.ts";
+import { ConflictError, type Preference } from "../../src/sets/verdict.ts";
 import type { Lease, NewMember, TruthStore } from "../../src/truth/store.ts";
+import type { Volume } from "../../src/volume/volume.ts";
 import { bytesOf, oneOf } from "../support/data.ts";
 import type { SimDatabase } from "./sim-database.ts";
+import { identified } from "./sim-disk.ts";
 import type { SimHost } from "./sim-host.ts";
-import { type Judge, SimulationError } from "./sim-judge.ts";
+import { type Judge, type RunFacts, SimulationError } from "./sim-judge.ts";
 import { type SimNetwork, SimSession } from "./sim-session.ts";
 import { Life, type Random, type SimTime } from "./sim-time.ts";
 
@@ -52,6 +57,8 @@ export class SimManager {
   readonly results: RunResult[] = [];
   readonly errors: AgentError[] = [];
   spoolBytesMax = 0;
+  /** A failback is under way. */
+  bringing = false;
   #world: Surroundings;
   #life: Life | undefined;
   #number = 0;
@@ -74,6 +81,7 @@ export class SimManager {
     const { time, database } = this.#world;
     const life = new Life(time, this.name);
     this.#life = life;
+    this.bringing = false;
     const owner = `${this.name}, process ${++this.#number}`;
     const going = async () => {
       await using store = await database.store(life);
@@ -90,30 +98,41 @@ export class SimManager {
         time.tell(() => `${owner} failed: ${error}`);
         if (expected) this.errors.push(error);
         else this.#failure ??= error;
+        if (error instanceof ConflictError) this.#world.judge.roles.refused(owner);
         this.counts.failed++;
       })
       .finally(() => {
-        if (this.#life === life) this.#life = undefined;
+        if (this.#life !== life) return;
+        this.#life = undefined;
+        this.bringing = false;
       });
   }
 
+  /** What an engine finds around it. */
+  #options(store: TruthStore, life: Life, owner: string): SetOptions {
+    return {
+      store,
+      open: (address, writable) => this.#open(life, owner, address, writable),
+      clock: life.clock,
+      random: { bytes: (count) => bytesOf(this.#world.random, count) },
+      owner,
+      signal: new AbortController().signal,
+      onNotice: () => {},
+      spoolFile: async () => this.#spool(life),
+    };
+  }
+
+  #begin(owner: string, facts: Omit<RunFacts, "owner" | "sinceMs">): void {
+    this.#world.judge.begin({ owner, sinceMs: this.#world.time.nowMs, ...facts });
+  }
+
   run(maxChange?: number): void {
-    const { time, random, judge } = this.#world;
+    const { time, judge } = this.#world;
     this.counts.runs++;
     this.#start(async (store, life, owner) => {
-      judge.begin({ owner, sinceMs: time.nowMs, maxChange });
+      this.#begin(owner, { what: "run", maxChange });
       const paused = judge.state.paused;
-      const result = await runSet(setName, {
-        store,
-        open: (address, writable) => this.#open(life, owner, address, writable),
-        clock: life.clock,
-        random: { bytes: (count) => bytesOf(random, count) },
-        owner,
-        maxChange,
-        signal: new AbortController().signal,
-        onNotice: () => {},
-        spoolFile: async () => this.#spool(life),
-      });
+      const result = await runSet(setName, { ...this.#options(store, life, owner), maxChange });
       if (paused && judge.state.paused) throw new SimulationError("a set that is paused was run");
       time.tell(
         () =>
@@ -121,6 +140,52 @@ export class SimManager {
       );
       this.results.push(result);
       this.counts.ended++;
+    });
+  }
+
+  failOver(replica: string, force: boolean): void {
+    this.#world.time.tell(() => `${this.name} fails over to ${replica}${force ? ", by force" : ""}`);
+    this.#start(async (store, life, owner) => {
+      this.#begin(owner, { what: "failover", target: replica, force });
+      await failOver(setName, { ...this.#options(store, life, owner), replica, force });
+      this.#world.time.tell(() => `${owner} has handed out ${replica}`);
+    });
+  }
+
+  /** Without the truth database. */
+  handOutAlone(host: SimHost): void {
+    this.#world.time.tell(() => `${this.name} hands ${host.name} out alone`);
+    this.#start(async (_store, life, owner) => {
+      this.#begin(owner, { what: "alone", target: host.name });
+      await using volume = await this.#open(life, owner, host.name, true);
+      const label = await handOutAlone(volume, false);
+      this.#world.judge.roles.handedOutAlone(host, label);
+    });
+  }
+
+  failBack(how: Preference & { readonly to: string | undefined }): void {
+    this.#world.time.tell(() => `${this.name} fails back, ${JSON.stringify(how)}`);
+    this.#start(async (store, life, owner) => {
+      this.bringing = true;
+      this.#begin(owner, { what: "failback", target: how.to, prefer: how.prefer, mix: how.mix });
+      const keep = (volume: Volume, lba: number, blocks: number) => this.#keep(volume, lba, blocks);
+      const done = await failBack(setName, { ...this.#options(store, life, owner), ...how, keep });
+      this.#world.time.tell(() => `${owner} has failed back: the set follows ${done.source}`);
+    });
+  }
+
+  /** What is kept outlives everybody; what can't be read is missing there. */
+  async #keep(volume: Volume, lba: number, blocks: number): Promise<void> {
+    const { disk } = this.#world.hosts.get(volume.name)!;
+    const data = Buffer.alloc(blocks * disk.geometry.blockBytes);
+    try {
+      await volume.read(lba, data);
+    } catch (error) {
+      if (!(error instanceof AgentError) || error.code !== "medium_error") throw error;
+    }
+    disk.extentsOf(lba, data.length).forEach((extent, j) => {
+      const kept = data.subarray(j * disk.extentBytes, (j + 1) * disk.extentBytes);
+      this.#world.judge.roles.keep(volume.name, extent, identified(kept));
     });
   }
 
@@ -207,6 +272,7 @@ export class SimManager {
     this.#world.time.tell(() => `${this.name} is killed`);
     this.#life.die();
     this.#life = undefined;
+    this.bringing = false;
   }
 
   /** It sleeps, wherever it is. */

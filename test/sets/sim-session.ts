@@ -182,6 +182,7 @@ export class SimSession implements Volume {
       if (reachable) {
         this.#connection.break();
         const next = host.login(this.#owner);
+        next.key = old.key;
         this.#connection = next;
         // A session that is made anew ends the tasks of the old one: what is carried out just now is waited for.
         while (old.underWay.size > 0 && old.life === next.life) await this.#life.wait(2);
@@ -300,6 +301,7 @@ export class SimSession implements Volume {
     await this.#send(async () => {
       const { host, owner } = this.#connection;
       if (host.fence?.owner === owner) host.fence = undefined;
+      this.#connection.key = undefined;
     });
   }
 

@@ -5,14 +5,18 @@
 // then one run, two at most, makes all equal, and the next one does nothing.
 import "./sim-at-once.ts";
 import { hash } from "node:crypto";
+import { ConflictError } from "../../src/sets/verdict.ts";
 import { journalState } from "../../src/whole/format.ts";
+import { oneOf } from "../support/data.ts";
 import { SimDatabase } from "./sim-database.ts";
 import { SimDisk } from "./sim-disk.ts";
 import { SimHost } from "./sim-host.ts";
 import { Judge, SimulationError } from "./sim-judge.ts";
 import { memberOf, SimManager, setName } from "./sim-process.ts";
+import { leaderIn } from "./sim-roles.ts";
 import { SimNetwork } from "./sim-session.ts";
 import { chance, Life, type Random, SimTime } from "./sim-time.ts";
+import { user } from "./sim-writers.ts";
 
 export const blockBytes = 512;
 const setUuid = "5e".repeat(16);
@@ -39,6 +43,8 @@ export class SimWorld {
   readonly #extentBytes: number;
   /** Somebody was stopped. */
   stopped = false;
+  /** Members change their roles. */
+  readonly roles: boolean;
 
   /** `template`: an empty truth database. */
   constructor(
@@ -47,21 +53,25 @@ export class SimWorld {
     extentBytes: number,
     content: Buffer,
     replicas: readonly Replica[],
+    { roles = false, sourceKeepsWhole = false } = {},
   ) {
+    this.roles = roles;
     this.random = random;
     this.time = new SimTime(random);
     this.network = new SimNetwork(random);
     this.database = SimDatabase.make(template, random);
     this.#extentBytes = extentBytes;
-    this.source = this.host("source", content, false);
+    this.source = this.host("source", content, sourceKeepsWhole);
     this.replicas = replicas.map(({ data, keepsWhole }, i) =>
       this.host(`replica-${i + 1}`, data, keepsWhole),
     );
+    // Who keeps whole generations is a target of ours, which has reservations; a label alone shuts out no late run.
+    if (roles) for (const host of [this.source, ...this.replicas]) if (host.journal) host.fences = true;
     const zeros = (extent: number) => {
       const length = Math.min(extentBytes, content.length - extent * extentBytes);
       return hash("sha256", Buffer.alloc(length), "buffer");
     };
-    this.judge = new Judge(this.time, this.database, this.source, [this.source, ...this.replicas], zeros);
+    this.judge = new Judge(this.time, this.database, [this.source, ...this.replicas], zeros);
     const surroundings = {
       time: this.time,
       random,
@@ -140,7 +150,7 @@ export class SimWorld {
       disk.failsFlush = false;
       disk.lies = false;
       disk.unwritable.clear();
-      if (host === this.source) disk.readable();
+      if (this.judge.roles.isSide(host)) disk.readable();
       if (journal) Object.assign(journal.disk, { full: false, failsFlush: false });
     }
     const untilMs = this.time.nowMs + settlingMs;
@@ -154,16 +164,71 @@ export class SimWorld {
   async calmly(manager: SimManager, what: () => void): Promise<void> {
     const errors = manager.errors.length;
     what();
-    while (manager.busy)
-      if (!(await this.step()) && manager.busy) throw new SimulationError("a process waits for ever");
+    await this.#ended(manager);
     const error = manager.errors[errors];
     if (error) throw new SimulationError(`nothing fails any more, but: ${error.message}`, { cause: error });
+  }
+
+  /** Those who have gone their own ways since failovers are brought together. @throws SimulationError */
+  async together(): Promise<void> {
+    const { roles } = this.judge;
+    const [manager] = this.managers;
+    // One after another; the last failback finds nothing to do, but for what an earlier one has not ended.
+    for (let left = this.replicas.length + 2; left > 0; left--) {
+      const { state } = this.judge;
+      const isOver = state.handedOutTo === undefined && !this.apart;
+      const source = state.members.find(({ role }) => role === "source")!.name;
+      const prefer = oneOf(this.random, ["priority", leaderIn(state)!.name, source]);
+      const isJudged = state.members.some(({ name, split }) => split && name === source);
+      const how = { prefer: isJudged ? prefer : "priority", mix: chance(this.random, 0.3), to: undefined };
+      const quietly = isOver || (left > this.replicas.length && chance(this.random, 0.3));
+      const errors = manager.errors.length;
+      manager.failBack(quietly ? { ...how, prefer: undefined } : how);
+      await this.#ended(manager);
+      const error = manager.errors[errors];
+      const isMixed = how.mix && error?.code === "split_brain";
+      if (error instanceof ConflictError && isMixed && !quietly)
+        await this.calmly(manager, () => manager.failBack({ ...how, mix: false }));
+      else if (error && !(error instanceof ConflictError && quietly))
+        throw new SimulationError(`nothing fails any more, but: ${error.message}`, { cause: error });
+      if (isOver) break;
+    }
+    if (this.judge.state.handedOutTo !== undefined || this.apart)
+      throw new SimulationError(
+        `failbacks do not bring all together: ${JSON.stringify(this.judge.state.members.map(({ name, role, split, keptFirst, entries }) => [name, role, split, keptFirst, entries.size]))}`,
+      );
+    const leader = roles.hostOf(leaderIn(this.judge.state))!;
+    const writes = roles.counts.written;
+    user(this, leader, 1);
+    await this.until(new Promise<void>((resolve) => void this.time.after(10_000, undefined, resolve)));
+    if (roles.counts.written === writes && this.#hasUser(leader))
+      throw new SimulationError(`"${leader.name}", whom the set follows, takes no writes of its user`);
+  }
+
+  /** It takes writes of a user as far as the simulation has one for it. */
+  #hasUser(host: SimHost): boolean {
+    return host.fences || host.served?.journal.header.label !== undefined || !host.journal;
+  }
+
+  /** Somebody has gone his own way, or has something that has to be kept. */
+  get apart(): boolean {
+    const { state, roles } = this.judge;
+    const isHandedOut = (host: SimHost) => roles.isSide(host) && !roles.leads(host);
+    return (
+      state.members.some(({ split, keptFirst }) => split || keptFirst) || this.replicas.some(isHandedOut)
+    );
+  }
+
+  async #ended(manager: SimManager): Promise<void> {
+    while (manager.busy)
+      if (!(await this.step()) && manager.busy) throw new SimulationError("a process waits for ever");
   }
 
   /** All that there is becomes equal. @throws SimulationError */
   async end(): Promise<void> {
     const [manager] = this.managers;
     await this.calmly(manager, () => manager.pause(false));
+    if (this.roles) await this.together();
     for (const host of this.replicas) {
       const found = this.judge.state.members.find(({ name }) => name === host.name);
       // Another volume was seen in its place first.
@@ -179,10 +244,11 @@ export class SimWorld {
     const said = () =>
       JSON.stringify(last.replicas.map(({ name, state, reason, pending }) => [name, state, reason, pending]));
     if (!isDone()) throw new SimulationError(`two runs without failures do not do: ${said()}`);
-    for (const { disk, name, served } of this.replicas) {
+    const leader = this.judge.roles.hostOf(leaderIn(this.judge.state)) ?? this.source;
+    for (const { disk, name, served } of [this.source, ...this.replicas].filter((host) => host !== leader)) {
       disk.evict();
-      if (!disk.medium.equals(this.source.disk.cache))
-        throw new SimulationError(`"${name}" is not the source`);
+      if (!disk.medium.equals(leader.disk.cache))
+        throw new SimulationError(`"${name}" is not "${leader.name}"`);
       if (served && served.journal.header.state !== journalState.whole)
         throw new SimulationError(`"${name}" is no whole generation`);
     }
@@ -193,6 +259,7 @@ export class SimWorld {
     );
     if (!idle || again.changed > 0 || again.generation !== last.generation)
       throw new SimulationError("a run with nothing to do does something");
+    if (this.roles) this.judge.roles.atRest();
     if (this.network.inFlightMax > inFlightMax)
       throw new SimulationError(`${this.network.inFlightMax} commands in flight`);
   }

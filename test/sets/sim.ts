@@ -4,10 +4,12 @@
 // The world is in sim-world.ts, and what must hold in it in sim-judge.ts.
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import type { SimHost } from "./sim-host.ts";
+import { operator } from "./sim-judge.ts";
 import type { SimManager } from "./sim-process.ts";
+import { leaderIn } from "./sim-roles.ts";
 import { chance, type Random } from "./sim-time.ts";
 import { blockBytes, SimWorld } from "./sim-world.ts";
-import { stranger, writer } from "./sim-writers.ts";
+import { stranger, user, writer } from "./sim-writers.ts";
 
 /** Shapes of volumes: bytes of an extent, extents; the last two need several windows or several before-images. */
 const shapes = [
@@ -23,6 +25,9 @@ const shapes = [
 /** What goes wrong most. */
 const moods = ["calm", "operators", "managers", "hosts", "database", "network", "disks"] as const;
 type Mood = (typeof moods)[number];
+
+/** In one of so many schedules members change their roles. */
+const rolesEvery = 3;
 
 export type Counts = Record<string, number>;
 
@@ -47,7 +52,9 @@ export class SetSimulation {
       const data = its === "zeros" ? Buffer.alloc(bytes) : its === "same" ? content : bytesOf(random, bytes);
       return { data, keepsWhole: chance(random, 0.5) };
     });
-    this.#world = new SimWorld(random, template, extentBytes, content, replicas);
+    const roles = seed % rolesEvery === 0;
+    const how = { roles, sourceKeepsWhole: roles && chance(random, 0.4) };
+    this.#world = new SimWorld(random, template, extentBytes, content, replicas, how);
     if (this.#mood === "network") this.#world.network.lossy = oneOf(random, [0, 0.005, 0.02]);
   }
 
@@ -64,6 +71,7 @@ export class SetSimulation {
       ...this.#counts,
       fenced: this.#world.replicas.reduce((sum, { refused }) => sum + refused, 0),
       ...this.#world.judge.counts,
+      ...this.#world.judge.roles.counts,
       ...this.#world.network.counts,
       ...this.#world.database.counts,
       steps: this.#world.time.steps,
@@ -76,6 +84,11 @@ export class SetSimulation {
   async run(): Promise<Counts> {
     try {
       await this.#world.create();
+      // Who has never held a generation is not handed out.
+      if (this.#world.roles && chance(this.#random, 0.7)) {
+        this.#world.managers[0].run();
+        await this.#go();
+      }
       const actions = 4 + below(this.#random, 16);
       for (let i = 0; i < actions; i++) {
         await this.#act();
@@ -107,17 +120,25 @@ export class SetSimulation {
     const random = this.#random;
     const manager = oneOf(random, this.#world.managers);
     const host = oneOf(random, this.#world.replicas);
+    const { roles } = this.#world;
     const fault = (fn: () => void) => () => {
       this.#counts.faults++;
       fn();
     };
     const odds: readonly (readonly [Mood, number, () => void])[] = [
       ["calm", 8, () => this.#start(manager)],
-      ["calm", 4, () => writer(this.#world.time, random, this.#world.source.disk, oneOf(random, [1, 1, 20]))],
+      ["calm", 4, () => this.#write(oneOf(random, [1, 1, 20]))],
       ["calm", 1, () => stranger(random, host)],
       ["operators", 0.8, () => this.#operate(manager, host)],
       ["operators", 0.3, () => this.#rollBack(host)],
-      ["operators", 0.3, fault(() => this.#swap(host))],
+      ["operators", roles ? 0 : 0.3, fault(() => this.#swap(host))],
+      ["operators", roles ? 4 : 0, () => this.#failOver(manager, host)],
+      ["operators", roles ? 5 : 0, () => this.#failBack(manager)],
+      [
+        "operators",
+        roles ? 1 : 0,
+        () => manager.busy || this.#during(manager, () => manager.handOutAlone(host)),
+      ],
       ["managers", 1, () => this.#kill(manager)],
       ["managers", 0.6, () => this.#stop(manager)],
       ["managers", 0.3, fault(() => (manager.spoolFault = oneOf(random, ["full", "io", undefined])))],
@@ -152,14 +173,47 @@ export class SetSimulation {
   #start(manager: SimManager): void {
     if (manager.busy) return;
     const random = this.#random;
-    manager.run(chance(random, 0.1) ? random() * 0.5 : undefined);
-    // Whatever is to happen, it happens at any of its steps.
+    this.#during(manager, () => manager.run(chance(random, 0.1) ? random() * 0.5 : undefined));
+  }
+
+  /** Users write: of the source, or of whoever is a side. */
+  #write(times: number): void {
+    const { time, source, replicas, judge, roles } = this.#world;
+    const sides = [source, ...replicas].filter((host) => judge.roles.isSide(host));
+    if (!roles) writer(time, this.#random, source.disk, times);
+    else if (sides.length > 0) user(this.#world, oneOf(this.#random, sides), times);
+  }
+
+  #failOver(manager: SimManager, host: SimHost): void {
+    if (manager.busy) return;
+    const force = chance(this.#random, 0.1);
+    this.#during(manager, () => manager.failOver(host.name, force));
+  }
+
+  #failBack(manager: SimManager): void {
+    if (manager.busy) return;
+    const random = this.#random;
+    const { judge, replicas } = this.#world;
+    const names = ["source", ...replicas.map(({ name }) => name)];
+    const leader = leaderIn(judge.state)?.name ?? "source";
+    const how = {
+      prefer: oneOf(random, [undefined, undefined, "priority", leader, "source", oneOf(random, names)]),
+      mix: chance(random, 0.4),
+      to: chance(random, 0.25) ? oneOf(random, names) : undefined,
+    };
+    this.#during(manager, () => manager.failBack(how));
+  }
+
+  /** Begins something, and lets something happen at any of its steps. */
+  #during(manager: SimManager, begin: () => void): void {
+    const random = this.#random;
+    begin();
     const meanwhile: readonly (readonly [number, () => void])[] = [
       [0.25, () => this.#kill(manager)],
       [0.1, () => this.#stop(manager)],
       [0.1, () => this.#overtaken(manager)],
       [0.15, () => stranger(random, oneOf(random, this.#world.replicas))],
-      [0.15, () => writer(this.#world.time, random, this.#world.source.disk, 5)],
+      [0.15, () => this.#write(5)],
       [0.1, () => this.#crash(oneOf(random, this.#world.replicas))],
     ];
     for (const [share, action] of meanwhile)
@@ -213,10 +267,16 @@ export class SetSimulation {
     else disk.room = below(this.#random, 20);
   }
 
-  #badBlock({ disk }: SimHost): void {
+  #badBlock(host: SimHost): void {
+    const { disk } = host;
+    const { judge } = this.#world;
     const lba = below(this.#random, disk.geometry.blocks);
-    if (chance(this.#random, 0.5)) disk.damage(lba);
-    else disk.unwritable.add(lba);
+    // What nobody can read of a side is in no truth.
+    const extents = judge.roles.isSide(host) ? disk.extentsOf(lba, blockBytes) : [];
+    if (chance(this.#random, 0.5)) {
+      for (const extent of extents) judge.strangeOf(host).add(extent);
+      disk.damage(lba);
+    } else disk.unwritable.add(lba);
   }
 
   /** Another volume is served at a replica's address. */
@@ -238,7 +298,7 @@ export class SetSimulation {
     const served = host.served;
     if (!served || host.offline) return;
     this.#counts.rollBacks++;
-    const connection = host.login("an operator");
+    const connection = host.login(operator);
     const rollBack = async () => {
       await host.take(connection);
       await served.rollBackWhole();
@@ -249,15 +309,8 @@ export class SetSimulation {
   #operate(manager: SimManager, host: SimHost): void {
     if (manager.busy) return;
     const random = this.#random;
-    const what = oneOf(random, [
-      "pause",
-      "resume",
-      "add",
-      "add",
-      "remove",
-      "priorities",
-      "max-change",
-    ] as const);
+    const ways = ["pause", "resume", "add", "add", "remove", "priorities", "max-change"] as const;
+    const what = oneOf(random, this.#world.roles ? (["resume", "priorities", "max-change"] as const) : ways);
     if (what === "pause" || what === "resume") manager.pause(what === "pause");
     else if (what === "add")
       for (const each of this.#world.replicas) this.#world.known(each) || manager.busy || manager.add(each);
