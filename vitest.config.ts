@@ -5,8 +5,9 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    // Against what hangs. A machine that is slow takes its time.
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
     reporters: ["default", "./test/reporter.ts"],
   },
 });

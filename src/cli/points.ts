@@ -168,9 +168,10 @@ function factsOf(volume: string, point: UnitPoint) {
 
 function listText(points: readonly UnitPoint[], facts: readonly ReturnType<typeof factsOf>[]): string {
   if (points.length === 0) return "There are no restore points\n";
-  const rows = facts.map(({ point, made, keptExtents, keptBytes, last, doubtful, lun, url }) => [
+  const rows = facts.map(({ point, made, set, keptExtents, keptBytes, last, doubtful, lun, url }) => [
     `${point}`,
     made,
+    set ? `${set.generation}` : "",
     `${formatCount(keptExtents)} extents (${formatBytes(keptBytes)})`,
     [
       ...(last ? ["last"] : []),
@@ -178,7 +179,7 @@ function listText(points: readonly UnitPoint[], facts: readonly ReturnType<typeo
       ...(lun !== null ? [url ?? `LUN ${lun}`] : []),
     ].join("; "),
   ]);
-  const head = ["POINT", "WHOLE SINCE", "KEPT", ""];
+  const head = ["POINT", "WHOLE SINCE", "GENERATION", "KEPT", ""];
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]!.length)));
   return [head, ...rows]
     .map(

@@ -243,7 +243,7 @@ class FailBack {
     };
     // What was written until then may be missing in what this pass gathers.
     const wasTaken = this.#taken.has(leader.member.id);
-    const run = await pass(this.#set, { sides, followers, dropped: [] }, options);
+    const run = await pass(this.#set, { leader, sides, followers, dropped: [] }, options);
     await this.#refresh();
     // Who has lost may have been written to until his users were shut out: the next pass sees that, and keeps it.
     const isThere = rival === undefined && (await this.#end(to, run, wasTaken ? leader : undefined));

@@ -87,6 +87,7 @@ async function handOut(
   const { generation, tally } = await settle(
     set,
     {
+      leader: point,
       sides: [{ point, leads: true, taken: true, restates: true }],
       followers: byPriority(others).map((each) => offline(each, "a failover asks nobody else")),
       dropped: [left.id],

@@ -3,12 +3,14 @@
 //
 // Guarantees: nothing is written anywhere, neither to a volume nor to the database: what was decided is in the spool. An
 // extent that can't be read changes nothing. What a sync point's host knows to be as it was in step is not looked at there,
-// and where that holds for all of them, and nothing is pending, not even in the truth database. Memory is bounded by one
-// window for each sync point.
+// and where that holds for all of them, and nothing is pending, not even in the truth database. Memory is bounded by a few
+// windows for each sync point.
+import { orderedPipeline } from "../base/async.ts";
 import { append, type Range, union } from "../base/ranges.ts";
 import type { Random } from "../platform/random.ts";
 import { type EntryRun, extentsOfPage, type TruthPage, type TruthStore } from "../truth/store.ts";
 import { isOnline, type OnlinePoint, type Point } from "./points.ts";
+import type { Patience } from "./punctual.ts";
 import type { Sink } from "./spool.ts";
 import { ChangeMap, ExtentsByMember } from "./tally.ts";
 import { extentsIn, type Shape } from "./values.ts";
@@ -37,7 +39,7 @@ export interface GatherOptions {
   readonly set: string;
   readonly store: TruthStore;
   readonly shape: Shape;
-  /** One or two; where both have changed an extent, the first one's change is taken. */
+  /** Where two have changed an extent, the first one's change is taken. Without any, the truth stays what it is. */
   readonly sides: readonly Side[];
   /** In the order of their priorities; their changes are never taken. */
   readonly followers: readonly Point[];
@@ -45,6 +47,8 @@ export interface GatherOptions {
   readonly dropped: readonly number[];
   /** What may have changed of a sync point since it was in step; undefined, or absent: nobody knows. */
   readonly changedOf?: (point: Point) => readonly Range[] | undefined;
+  /** How long the others are kept waiting for a replica; as long as it takes if this is left out. */
+  readonly patience?: Patience;
   readonly random: Random;
   readonly signal: AbortSignal;
 }
@@ -63,6 +67,7 @@ export interface Tally {
 }
 
 const pagesOfWindow = 16;
+const windowsInFlight = 4;
 
 export async function gather(options: GatherOptions, sink: Sink<PageNews>): Promise<Tally> {
   const total = extentsIn(options.shape);
@@ -73,12 +78,19 @@ export async function gather(options: GatherOptions, sink: Sink<PageNews>): Prom
     lost: new ExtentsByMember(),
     strayed: new ExtentsByMember(),
   };
-  for await (const { first: page, count: pages } of itinerary(options, Math.ceil(total / extentsOfPage))) {
-    options.signal.throwIfAborted();
-    const first = page * extentsOfPage;
-    const count = Math.min(pages * extentsOfPage, total - first);
-    await new Window(options, tally, first, count).go(sink);
-  }
+  // A replica that is far away takes its time for each answer: several windows are asked for at once.
+  const windows = orderedPipeline(
+    itinerary(options, Math.ceil(total / extentsOfPage)),
+    windowsInFlight,
+    async ({ first: page, count: pages }) => {
+      options.signal.throwIfAborted();
+      const first = page * extentsOfPage;
+      const window = new Window(options, tally, first, Math.min(pages * extentsOfPage, total - first));
+      await window.ask();
+      return window;
+    },
+  );
+  for await (const window of windows) await window.decide(sink);
   return tally;
 }
 

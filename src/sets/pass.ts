@@ -13,7 +13,16 @@ import { WholeRun } from "../volume/whole-run.ts";
 import { type CarriedOut, carryOut } from "./carry-out.ts";
 import { gather, type PageNews, type Side, type Tally } from "./gather.ts";
 import { History } from "./histories.ts";
-import { isOnline, labelOf, type OnlinePoint, type OpenVolume, type Point, stateOf } from "./points.ts";
+import {
+  isOnline,
+  labelOf,
+  leaveLate,
+  type OnlinePoint,
+  type OpenVolume,
+  type Point,
+  stateOf,
+} from "./points.ts";
+import { type Patience, punctual } from "./punctual.ts";
 import { Spool, type SpoolFile } from "./spool.ts";
 import type { Extents } from "./tally.ts";
 import { extentsIn, type Shape } from "./values.ts";
@@ -38,6 +47,8 @@ export interface HeldSet extends SetOptions {
 }
 
 export interface Cast {
+  /** Has the shape of all the others. */
+  readonly leader: OnlinePoint;
   /** What the truth is taken from; the first one wins. */
   readonly sides: readonly Side[];
   readonly followers: readonly Point[];
@@ -51,6 +62,8 @@ export type Keep = (volume: Volume, lba: number, blocks: number) => Promise<void
 export interface PassOptions {
   /** Looks at what was decided, right before it is written down. @throws AgentError to stop it */
   readonly check?: (tally: Tally, shape: Shape) => Promise<void> | void;
+  /** How long the others are kept waiting for a replica. */
+  readonly patience?: Patience;
   /** Looks at everything, whatever histories say. */
   readonly full?: boolean;
   /** Called when it is written down, before any volume is written to. */
@@ -95,15 +108,17 @@ export interface Settled {
 /** Gathers, decides and writes down; no volume is written to. @throws AgentError */
 export async function settle(set: HeldSet, cast: Cast, options: PassOptions): Promise<Settled> {
   const { store, facts, random, signal } = set;
-  const [first] = cast.sides;
-  const shape = shapeOf(facts, first!.point);
+  const { sides, followers, dropped } = cast;
+  const shape = shapeOf(facts, cast.leader);
   await using spool = new Spool<PageNews>(set.spoolFile);
-  const histories = await historiesOf(set, cast, shape, options.full ?? false);
+  const histories = await historiesOf(set, cast, shape, options);
   const changedOf = (point: Point) => histories.get(point.member.id)?.changed;
-  const tally = await gather({ set: facts.name, store, shape, ...cast, changedOf, random, signal }, spool);
+  const { patience } = options;
+  const question = { set: facts.name, store, shape, sides, followers, dropped, changedOf, random, signal };
+  const tally = await gather({ ...question, ...(patience && { patience }) }, spool);
   await options.check?.(tally, shape);
   const generation = facts.generation + (tally.changed > 0 || facts.generation === 0 ? 1 : 0);
-  const points = [...cast.sides.map(({ point }) => point), ...cast.followers];
+  const points = [...sides.map(({ point }) => point), ...followers];
   await writeDown(set, shape, generation, points, spool, options);
   await options.whenWritten?.();
   return { shape, tally, generation, histories };
@@ -114,17 +129,24 @@ async function historiesOf(
   set: HeldSet,
   { sides, followers }: Cast,
   shape: Shape,
-  full: boolean,
+  { full = false, patience }: PassOptions,
 ): Promise<ReadonlyMap<number, History>> {
   const histories = new Map<number, History>();
   if (sides.length > 1 || sides.some(({ restates }) => restates)) return histories;
   const points = [...sides.map(({ point }) => point), ...followers.filter(isOnline)];
-  await together(
-    points.map(async ({ member, volume }) => {
-      const history = await History.begin(volume, member, { ...set, shape, full });
-      if (history) histories.set(member.id, history);
-    }),
+  const begun = await punctual(
+    points.map(({ member, volume }) => History.begin(volume, member, { ...set, shape, full })),
+    Promise.resolve(),
+    patience,
+    (k) => {
+      // The side is waited for, where there is one.
+      if (k >= sides.length) leaveLate(points[k]!);
+      return undefined;
+    },
   );
+  begun.forEach((history, k) => {
+    if (history) histories.set(points[k]!.member.id, history);
+  });
   return histories;
 }
 
@@ -185,8 +207,9 @@ async function rememberSides(
  * Who has what the truth says: the sides that it was taken from; and whoever follows a side that lacks some of it itself, as
  * after a failback that was cut off.
  */
-function giversTo(point: Point, { sides, followers }: Cast, lacks: (side: Point) => boolean): OnlinePoint[] {
-  const taken = sides.filter((side) => side.taken).map((side) => side.point);
+function giversTo(point: Point, cast: Cast, lacks: (side: Point) => boolean): OnlinePoint[] {
+  const { leader, sides, followers } = cast;
+  const taken = sides.length > 0 ? sides.filter((side) => side.taken).map((side) => side.point) : [leader];
   const all = taken.some(lacks) ? [...taken, ...followers.filter(isOnline)] : taken;
   return all.filter((giver) => giver !== point);
 }
@@ -367,5 +390,8 @@ export const byPriority = (members: readonly Member[]): Member[] =>
   [...members].sort((a, b) => a.priority - b.priority);
 
 export async function close(points: readonly Point[]): Promise<void> {
-  for (const { volume } of points) await volume?.[Symbol.asyncDispose]();
+  for (const { volume, closing } of points) {
+    await closing;
+    await volume?.[Symbol.asyncDispose]();
+  }
 }

@@ -16,6 +16,10 @@ export interface Point {
   /** Undefined: offline, `why` says why. */
   volume: Volume | undefined;
   why: string | undefined;
+  /** The others do not wait for it any more: it is brought what it lacks when they are done. */
+  late?: boolean;
+  /** Its volume, as it is closed behind everybody's back. */
+  closing?: PromiseLike<void>;
   /** A run of ours that had not ended was rolled back there: what it holds otherwise is nobody's writing. */
   readonly rolledBack: boolean;
   /** The extent that was the last and shorter one before the volume grew: what is known of it is of its old length. */
@@ -27,10 +31,22 @@ export type OnlinePoint = Point & { readonly volume: Volume };
 /** The sync point is offline from here on. */
 export async function leave(point: Point, why: string): Promise<void> {
   const { volume } = point;
+  if (!volume) return;
   point.volume = undefined;
   point.why = why;
-  await volume?.[Symbol.asyncDispose]();
+  await volume[Symbol.asyncDispose]();
 }
+
+const slow = "it answers so slowly that the others were not kept waiting for it";
+
+/** The others go on without it. */
+export function leaveLate(point: Point): void {
+  point.closing = leave(point, slow).catch(() => {}); // it was of no use before
+  point.late = true;
+}
+
+/** A sync point that nobody waits for while it is opened. */
+export const openedLate = (member: Member): Point => ({ ...offline(member, slow), late: true });
 
 export const isOnline = (point: Point): point is OnlinePoint => point.volume !== undefined;
 

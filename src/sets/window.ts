@@ -13,7 +13,8 @@ import { type EntryRun, extentsOfPage } from "../truth/store.ts";
 import { Contents, type Entry, isSameEntry, sameIdentifier } from "./entries.ts";
 import type { GatherOptions, PageNews, Side, Tally } from "./gather.ts";
 import { type Named, namesOf, type Proved, proofOf, proofOfTruth, unlessItFails } from "./holdings.ts";
-import { leave, type OnlinePoint, type Point } from "./points.ts";
+import { leave, leaveLate, type OnlinePoint, type Point } from "./points.ts";
+import { punctual } from "./punctual.ts";
 import type { Sink } from "./spool.ts";
 import { unnamed, Zeros } from "./values.ts";
 
@@ -28,6 +29,7 @@ export class Window {
   readonly #points: readonly Point[];
   #truth!: Buffer;
   #origins!: Uint16Array;
+  #gone!: readonly (readonly EntryRun[])[];
   #old!: readonly ReadonlyMap<number, Entry>[];
   #named!: readonly Named[];
   #proved!: readonly (Proved | undefined)[];
@@ -42,7 +44,8 @@ export class Window {
     this.#points = [...options.sides.map(({ point }) => point), ...options.followers];
   }
 
-  async go(sink: Sink<PageNews>): Promise<void> {
+  /** Asks everybody. Windows may do that side by side. */
+  async ask(): Promise<void> {
     const { store, set, sides, followers, dropped } = this.#options;
     const firstPage = this.#first / extentsOfPage;
     const pages = Math.ceil(this.#count / extentsOfPage);
@@ -55,13 +58,24 @@ export class Window {
     }
     const tableOf = (member: number) => store.entries(set, member, firstPage, pages);
     const tables = await together(this.#points.map(({ member }) => tableOf(member.id)));
-    const gone = await together(dropped.map(tableOf));
+    this.#gone = await together(dropped.map(tableOf));
     this.#old = tables.map((runs) => this.#contents.entries(runs));
-    // The sides first: what the others hold is compared with it, too.
-    this.#named = await together(sides.map(({ point }, k) => this.#name(point, tables[k]!)));
-    this.#tally.unreadable += this.#named[0]!.unreadable.size;
-    this.#proved = await together(followers.map((point, k) => this.#prove(point, tables[sides.length + k]!)));
-    await this.#decide(gone, sink);
+    const naming = together(sides.map(({ point }, k) => this.#name(point, tables[k]!)));
+    naming.catch(() => {}); // observed where it is awaited
+    const proved = new Map<Point, Proved | undefined>();
+    const online = followers
+      .map((point, k) => ({ point, table: tables[sides.length + k]! }))
+      .filter(({ point }) => point.volume);
+    const proving = online.map(({ point, table }) => this.#prove(point, table));
+    const answers = await punctual(proving, naming, this.#options.patience, (k) => {
+      leaveLate(online[k]!.point);
+      return undefined;
+    });
+    answers.forEach((answer, k) => {
+      proved.set(online[k]!.point, answer);
+    });
+    this.#named = await naming;
+    this.#proved = followers.map((point) => proved.get(point));
   }
 
   get #width(): number {
@@ -96,8 +110,11 @@ export class Window {
     );
   }
 
-  async #decide(gone: readonly (readonly EntryRun[])[], sink: Sink<PageNews>): Promise<void> {
+  /** One window after another, in their order. */
+  async decide(sink: Sink<PageNews>): Promise<void> {
     const { sides, followers, dropped } = this.#options;
+    const gone = this.#gone;
+    this.#tally.unreadable += this.#named[0]?.unreadable.size ?? 0;
     const isAsItWas =
       gone.every((runs) => runs.length === 0) &&
       this.#named.every(({ identifiers }) => identifiers.equals(this.#truth)) &&
@@ -236,8 +253,7 @@ export class Window {
       const [first, second] = [one?.outcome === "written" || hasGoneOn, other?.outcome === "written"];
       if (first && second) this.#tally.map.add(same(0, 1) ? "alike" : "both", extent);
       else if (first || second) this.#tally.map.add(first ? "first" : "second", extent);
-    } else if (!this.#contents.at(this.#named[0]!.identifiers, i).equals(this.#contents.at(this.#truth, i)))
-      this.#tally.map.add("first", extent);
+    } else if (sides.length > 0 && !this.#holdsNow(0, i)) this.#tally.map.add("first", extent);
     for (let k = sides.length; k < this.#points.length; k++) {
       if (proofs[k]?.outcome !== "written" || sides.some((_, side) => same(side, k))) continue;
       const { member, rolledBack, lengthened } = this.#points[k]!;
@@ -245,6 +261,11 @@ export class Window {
       const isNobodys = rolledBack || member.generation === 0 || lengthened === extent;
       if (!proofs[k]!.doubtful && !isNobodys) this.#tally.strayed.add(member.id, extent);
     }
+  }
+
+  /** Whether a side holds what the truth was until now. */
+  #holdsNow(side: number, i: number): boolean {
+    return this.#contents.at(this.#named[side]!.identifiers, i).equals(this.#contents.at(this.#truth, i));
   }
 
   /** What sides have written, and the truth has not taken. */

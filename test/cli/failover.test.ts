@@ -68,7 +68,7 @@ describe("lunsync failover", () => {
     const sync = await lunsync(["sync", folder.file("source"), served.url]);
     expect([sync.status, sync.stderr]).toEqual([4, expect.stringMatching(/handed out by a failover/)]);
     expect((await read("east")).equals(content)).toBe(true);
-  }, 60_000);
+  });
 
   test("and failback ship what was written there, and nothing else", async () => {
     const { folder, content, served, set, failover, failback, read, write } = await made();
@@ -102,7 +102,7 @@ describe("lunsync failover", () => {
     expect([again.status, again.stdout]).toEqual([0, expect.stringMatching(/^generation 3: 0 of 256/)]);
     const nothing = await failback("db");
     expect([nothing.status, nothing.stdout]).toEqual([0, expect.stringMatching(/there is nothing to do/)]);
-  }, 60_000);
+  });
 
   test("and changes on both sides: nothing is written before it is said whose way it goes; what is overwritten is kept", async () => {
     const { folder, served, failover, failback, read, write, set } = await made();
@@ -139,7 +139,7 @@ describe("lunsync failover", () => {
     expect((await lunsync(["undo", backup, folder.file("source")])).status).toBe(0);
     expect((await read("source")).equals(source)).toBe(true);
     expect((await set("status", "db")).stdout).not.toMatch(/handed out/);
-  }, 60_000);
+  });
 
   test("without the truth database: only its host knows, and whoever runs the set finds out", async () => {
     const { folder, content, served, set, failover, failback, read, write } = await made();
@@ -175,5 +175,5 @@ describe("lunsync failover", () => {
       );
       expect(wrong.status).toBeGreaterThan(1);
     }
-  }, 60_000);
+  });
 });

@@ -1,5 +1,6 @@
 // A replica is its set's: a run that slept is refused by it, and so is everybody else, until it is given up.
 import { readFile, truncate, writeFile } from "node:fs/promises";
+import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { openVolume } from "../../src/cli/volumes.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
@@ -8,7 +9,9 @@ import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 
 const MiB = 1024 * 1024;
-const bytes = 16 * MiB;
+const bytes = 48 * MiB;
+/** More than a run has on its way: some of it has arrived, and more is to come. */
+const heldAfter = 28 * MiB;
 
 async function under(options = "") {
   const folder = await WorkFolder.make();
@@ -28,13 +31,11 @@ describe.skipIf(!postgresIsThere)("two hosts with one database", () => {
     await using _served = served;
     await using server = await PostgresServer.make();
     const store = ["--store", await server.database()];
-    const [, port] = /^iscsi:\/\/127\.0\.0\.1:(\d+)\//.exec(served.url)!;
-    await using proxy = await TcpProxy.to(Number(port));
-    const url = served.url.replace(`:${port}/`, `:${proxy.port}/`);
-    await lunsync(["set", "create", "db", "--source", source, "--replica", `a=${url}`, ...store]);
+    await using proxy = await TcpProxy.to(served.url);
+    await lunsync(["set", "create", "db", "--source", source, "--replica", `a=${proxy.url}`, ...store]);
 
     // It has written some extents, others are on their way, and it sleeps.
-    const holding = proxy.holdAfter(4 * MiB);
+    const holding = proxy.holdAfter(heldAfter);
     await using slow = new Running(["set", "run", "db", ...store]);
     await holding;
     slow.child.kill("SIGSTOP");
@@ -66,19 +67,17 @@ describe.skipIf(!postgresIsThere)("two hosts with one database", () => {
     await using _served = served;
     await using server = await PostgresServer.make();
     const store = ["--store", await server.database()];
-    const [, port] = /^iscsi:\/\/127\.0\.0\.1:(\d+)\//.exec(served.url)!;
-    await using proxy = await TcpProxy.to(Number(port));
-    const url = served.url.replace(`:${port}/`, `:${proxy.port}/`);
-    await lunsync(["set", "create", "db", "--source", source, "--replica", `a=${url}`, ...store]);
+    await using proxy = await TcpProxy.to(served.url);
+    await lunsync(["set", "create", "db", "--source", source, "--replica", `a=${proxy.url}`, ...store]);
     expect((await lunsync(["set", "run", "db", ...store])).status).toBe(0);
     const generation = await readFile(replica);
     await writeFile(source, bytesOf(randomOf(2), bytes));
 
-    const holding = proxy.holdAfter(4 * MiB);
+    const holding = proxy.holdAfter(heldAfter);
     await using slow = new Running(["set", "run", "db", ...store]);
     await holding;
     slow.child.kill("SIGSTOP");
-    expect((await readFile(replica)).equals(generation)).toBe(false);
+    while ((await readFile(replica)).equals(generation)) await pause(20);
     expect(await lunsync(["failover", "db", "a", ...store])).toMatchObject({ status: 0, stderr: "" });
     expect((await readFile(replica)).equals(generation)).toBe(true);
 

@@ -6,6 +6,7 @@ import { bytesOf, randomOf } from "../support/data.ts";
 import { lunsync, Running, serve, WorkFolder } from "../support/lunsync.ts";
 import { mountsWork, SmallDisk } from "../support/machines.ts";
 import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 
 const MiB = 1024 * 1024;
 await using probe = await WorkFolder.make();
@@ -130,12 +131,15 @@ describe("lunsync set", () => {
       folder.file("served-state"),
     ]);
     const set = (...args: string[]) => lunsync(["set", ...args, ...state]);
-    await set("create", "db", "--source", source, "--replica", `a=${served.url}`);
+    await using proxy = await TcpProxy.to(served.url);
+    await set("create", "db", "--source", source, "--replica", `a=${proxy.url}`);
     expect((await set("run", "db")).status).toBe(0);
     await writeFile(source, now);
+    // More than a run has on its way: some of it has arrived, and some never will.
+    const held = proxy.holdAfter(19 * MiB);
     const running = new Running(["set", "run", "db", ...state]);
-    const begins = async () => (await readFile(replica)).subarray(0, MiB);
-    while ((await begins()).equals(old.subarray(0, MiB))) await pause(5);
+    await held;
+    while ((await readFile(replica)).equals(old)) await pause(20);
     await running.end("SIGKILL");
     expect((await readFile(replica)).equals(now)).toBe(false); // it was cut off
     expect((await lunsync(["rollback", served.url])).status).toBe(0);
@@ -154,11 +158,12 @@ describe("lunsync set", () => {
     const local = await readFile(folder.file("local"));
     local.fill(7, MiB, MiB + 10);
     await writeFile(folder.file("local"), local);
-    const { status, stderr } = await set("run", "db");
+    const { status, stdout, stderr } = await set("run", "db");
     expect([status, stderr]).toEqual([
       0,
       'Warning: somebody else has written to 1 extents of "west"; they are made what the source has\n',
     ]);
+    expect(stdout).toMatch(/^ {2}somebody else had written to 1 extents: 16$/m);
     expect(await holds("local")).toBe(true);
   });
 
@@ -214,6 +219,38 @@ describe("lunsync set", () => {
         expect.stringMatching(/database|server|connect/i),
       ]);
       expect([3, 6]).toContain(gone.status);
+    },
+  );
+
+  test.skipIf(!postgresIsThere)(
+    "whose database is killed in the middle of a run is repaired by the next",
+    async () => {
+      const world = await under();
+      await using folder = world.folder;
+      await using _served = world.served;
+      await using server = await PostgresServer.make();
+      const store = ["--store", await server.database()];
+      const set = (...args: string[]) => lunsync(["set", ...args, ...store]);
+      const replicas = ["--replica", `east=${world.served.url}`, "--replica", `west=${folder.file("local")}`];
+      expect((await set("create", "shared", "--source", world.source, ...replicas)).status).toBe(0);
+      const read = (name: string) => readFile(folder.file(name));
+      const random = randomOf(5);
+      for (const signal of ["SIGKILL", "SIGQUIT"] as const) {
+        await world.change(0, bytesOf(random, bytes));
+        const before = await read("local");
+        const running = new Running(["set", "run", "shared", ...store]);
+        // When a replica has begun to change, or a bit later.
+        while ((await read("local")).equals(before)) await pause(1);
+        await pause(random() * 100);
+        await server.kill(signal);
+        await server.start();
+        // It may have been done already, or go on after it was connected again; else it says what it lacks.
+        expect([0, 3, 5, 6]).toContain(await running.ended);
+        const next = await set("run", "shared");
+        expect([next.status, next.stderr]).toEqual([0, ""]);
+        for (const name of ["local", "served"])
+          expect([name, (await read(name)).equals(world.content)]).toEqual([name, true]);
+      }
     },
   );
 

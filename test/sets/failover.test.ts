@@ -260,7 +260,7 @@ test("whatever was written to either side comes through, or is kept where the op
   }
   // All of it was met.
   for (const [what, count] of Object.entries(seen)) expect([what, count > 0]).toEqual([what, true]);
-}, 120_000);
+});
 
 async function world(seed: number): Promise<World & AsyncDisposable> {
   const folder = await WorkFolder.make();

@@ -197,7 +197,7 @@ test("whatever is written wherever, runs that go by histories leave nothing out"
       }
     }
   }
-}, 120_000);
+});
 
 test("a truth database that was restored from a backup goes by no history that began after it", async () => {
   await using folder = await WorkFolder.make();

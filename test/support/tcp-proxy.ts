@@ -1,6 +1,8 @@
 // Stands between initiators and a target, and holds back what one of them sends, as a network does that is slow for one.
 import { connect, createServer, type Server, type Socket } from "node:net";
 
+const portOf = (url: string): number => Number(/^iscsi:\/\/127\.0\.0\.1:(\d+)\//.exec(url)![1]);
+
 export class TcpProxy implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -8,21 +10,28 @@ export class TcpProxy implements AsyncDisposable {
   #held: { readonly to: Socket; readonly bytes: Buffer[] } | undefined;
   #isHolding: (() => void) | undefined;
 
-  private constructor(port: number) {
+  readonly #url: string;
+
+  private constructor(url: string) {
+    this.#url = url;
+    const port = portOf(url);
     this.#server = createServer((client) => this.#forward(client, connect(port, "127.0.0.1"))).listen(
       0,
       "127.0.0.1",
     );
   }
 
-  static async to(port: number): Promise<TcpProxy> {
-    const proxy = new TcpProxy(port);
+  /** Before a target on loopback. */
+  static async to(url: string): Promise<TcpProxy> {
+    const proxy = new TcpProxy(url);
     await new Promise((resolve) => proxy.#server.once("listening", resolve));
     return proxy;
   }
 
-  get port(): number {
-    return (this.#server.address() as { port: number }).port;
+  /** By which the target is reached through here. */
+  get url(): string {
+    const { port } = this.#server.address() as { port: number };
+    return this.#url.replace(`:${portOf(this.#url)}/`, `:${port}/`);
   }
 
   /** Resolves when a connection has sent so many bytes: what it sends from then on is held back. */

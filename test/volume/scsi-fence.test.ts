@@ -1,6 +1,8 @@
 // The fence of a replica: whatever sleeps, dies, or is still on its way, no run writes after a later one has the unit.
+import { readFile, writeFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
+import { openVolume } from "../../src/cli/volumes.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import type { ScsiCommand, ScsiDevice, ScsiOutcome } from "../../src/scsi/command.ts";
 import * as pr from "../../src/scsi/persistent-reservation.ts";
@@ -11,6 +13,8 @@ import { UnitReservations } from "../../src/target/unit-reservations.ts";
 import { reservationKey } from "../../src/volume/scsi-fence.ts";
 import { ScsiVolume } from "../../src/volume/scsi-volume.ts";
 import { below, randomOf } from "../support/data.ts";
+import { serve, WorkFolder } from "../support/lunsync.ts";
+import { TcpProxy } from "../support/tcp-proxy.ts";
 import { nexusOf, UnitUnderTest } from "../support/unit.ts";
 
 const set = "ab34567812345678123456781234567f";
@@ -186,7 +190,7 @@ test("no run writes after a later one has the unit, whatever sleeps and whatever
   expect(tally.writes).toBeGreaterThan(10 * cases);
   expect(tally.refused).toBeGreaterThan(cases / 4);
   expect(tally.taken).toBeGreaterThan(1.5 * cases);
-}, 120_000);
+});
 
 describe("a unit that was taken", () => {
   test("stays with the run that has ended: a stranger is told what it is, and may read", async () => {
@@ -288,6 +292,33 @@ describe("a unit that was taken", () => {
     expect(await refusal(volume.read(0, Buffer.alloc(512)))).toMatch(/has been taken/);
     expect(await aborted).toMatch(/has been taken/);
   });
+});
+
+test("over a socket: what a run has sent is gone with its connection, also when the unit was given up since", async () => {
+  await using folder = await WorkFolder.make();
+  const file = folder.file("lun");
+  await writeFile(file, Buffer.alloc(65_536));
+  await using served = await serve(["--lun", file, "--state-dir", folder.file("state")]);
+  await using proxy = await TcpProxy.to(served.url);
+  await using slow = await openVolume(proxy.url, { writable: true });
+  await slow.fence!(fence(5));
+  const held = proxy.holdAfter(0);
+  const writes = Array.from({ length: 8 }, (_, lba) => refusal(slow.write(lba, block(5))));
+  await held;
+  await using next = await openVolume(served.url, { writable: true });
+  await next.fence!(fence(6));
+  await next.unfence!();
+  proxy.letGo();
+  for (const written of await Promise.all(writes)) expect(written).toMatch(/has been taken from this run/);
+  expect(await readFile(file)).toEqual(Buffer.alloc(65_536));
+  await next.write(0, block(6));
+});
+
+test("a unit that answers everything with RESERVATION CONFLICT is not asked for ever", async () => {
+  const { path, volume } = await opened(new UnitUnderTest(), 1);
+  path.now = async () => ({ status: 0x18, sense: undefined, dataIn: Buffer.alloc(0) });
+  expect(await refusal(volume.write(0, block(1)))).toMatch(/^volume_in_use: Command 8ah failed/);
+  expect(await refusal(volume.fence(fence(1)))).toMatch(/^(volume_in_use|protocol_error): /);
 });
 
 test("a unit without persistent reservations is not fenced, and one that tells nonsense is not believed", async () => {
