@@ -53,8 +53,8 @@ export class Judge {
   /** By host: extents that somebody else wrote to, or may have. */
   readonly #strange = new Map<SimHost, Set<number>>();
   readonly #generations = new Map<number, Generation[]>();
-  /** By host, asker and extent: what was answered last. */
-  readonly #answers = new Map<SimHost, Map<string, Map<number, Buffer>>>();
+  /** By host, asker and extent: what was answered lately, the newest first; one that came late may be another's question. */
+  readonly #answers = new Map<SimHost, Map<string, Map<number, readonly Buffer[]>>>();
   #state: TruthState;
   #failure: SimulationError | undefined;
 
@@ -93,8 +93,8 @@ export class Judge {
       host.disk.onAnswer = (extent, identifier) => {
         const to = command.getStore()?.owner ?? "";
         const answers = this.#answers.get(host)!;
-        const known = answers.get(to) ?? new Map<number, Buffer>();
-        answers.set(to, known.set(extent, identifier));
+        const known = answers.get(to) ?? new Map<number, readonly Buffer[]>();
+        answers.set(to, known.set(extent, [identifier, ...(known.get(extent) ?? []).slice(0, 2)]));
       };
       host.onWrite = (connection, lba, data) => this.#write(host, connection, lba, data);
       host.onWhole = (header) => this.#whole(host, header);
@@ -153,8 +153,8 @@ export class Judge {
     }
   }
 
-  #answerTo(owner: string, host: SimHost, extent: number): Buffer | undefined {
-    return this.#answers.get(host)!.get(owner)?.get(extent);
+  #answersTo(owner: string, host: SimHost, extent: number): readonly Buffer[] {
+    return this.#answers.get(host)!.get(owner)?.get(extent) ?? [];
   }
 
   /** Entries go with the proof that nothing is pending any more. */
@@ -163,7 +163,7 @@ export class Judge {
     for (const [extent, { previous, sent }] of was.entries) {
       if (is.entries.has(extent)) continue;
       const truth = this.truthOf(extent);
-      const proved = this.#answerTo(holder ?? "", host, extent)?.equals(truth);
+      const proved = this.#answersTo(holder ?? "", host, extent)[0]?.equals(truth) ?? false;
       const neverSent = sent === undefined && previous.equals(truth);
       this.#demand(
         proved || neverSent,
@@ -351,16 +351,16 @@ export class Judge {
         entry?.sent?.equals(identifier) ?? false,
         `what is written to extent ${extent} of "${host.name}" was written down before`,
       );
-      const answer = this.#answerTo(owner, host, extent);
+      const answers = this.#answersTo(owner, host, extent);
       const may = entry ? [entry.previous, entry.sent, this.truthOf(extent)] : [];
       const isNobodys = entry?.previous.every((byte) => byte === 0xff) ?? false;
       const short = (each: Buffer | undefined) => each?.toString("hex", 0, 4);
       this.#time.tell(
         () =>
-          `extent ${extent} answered ${short(answer)}; previous ${short(entry?.previous)} sent ${short(entry?.sent)}`,
+          `extent ${extent} answered ${short(answers[0])}; previous ${short(entry?.previous)} sent ${short(entry?.sent)}`,
       );
       this.#demand(
-        isNobodys || (answer !== undefined && may.some((each) => each?.equals(answer))),
+        isNobodys || answers.some((answer) => may.some((each) => each?.equals(answer))),
         `what is overwritten of extent ${extent} of "${host.name}" is what that may hold`,
       );
     }

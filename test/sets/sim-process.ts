@@ -33,6 +33,8 @@ export interface Surroundings {
   readonly hosts: Map<string, SimHost>;
   /** Somebody was stopped, or the database has failed: a run may lose its lease although it goes on. */
   readonly mayLoseLeases: () => boolean;
+  /** Nobody else does anything with the set. */
+  readonly isAlone: (manager: SimManager) => boolean;
 }
 
 export const memberOf = (host: SimHost, priority: number): NewMember => ({
@@ -149,6 +151,7 @@ export class SimManager {
       this.#begin(owner, { what: "failover", target: replica, force });
       await failOver(setName, { ...this.#options(store, life, owner), replica, force });
       this.#world.time.tell(() => `${owner} has handed out ${replica}`);
+      if (this.#world.isAlone(this)) this.#world.judge.roles.taken(replica, owner);
     });
   }
 
@@ -171,6 +174,7 @@ export class SimManager {
       const keep = (volume: Volume, lba: number, blocks: number) => this.#keep(volume, lba, blocks);
       const done = await failBack(setName, { ...this.#options(store, life, owner), ...how, keep });
       this.#world.time.tell(() => `${owner} has failed back: the set follows ${done.source}`);
+      if (this.#world.isAlone(this)) this.#world.judge.roles.taken(done.source, owner);
     });
   }
 

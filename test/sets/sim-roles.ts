@@ -246,7 +246,8 @@ export class Roles {
       );
     if (run.what === "failover") {
       this.counts.handedOut++;
-      demand(now.members.find(({ id }) => id === old?.id)?.split === true, `who is left goes his own way`);
+      const parted = now.members.find(({ id }) => id === old?.id);
+      demand(parted?.split === true && parted.entries.size === 0, "who is left goes his own way from there");
       const was = before.members.find(({ id }) => id === leader.id)!;
       if (!run.force && !was.split) this.#isGeneration(host, labelOf(host)?.generation ?? was.generation);
       for (const each of hosts) this.#forgive(each);
@@ -363,22 +364,36 @@ export class Roles {
     this.#court.demand(!this.#writers.has(owner), `${owner}, which was refused, has written nothing`);
   }
 
+  /** Who was handed out, or is followed since a failback, takes the writes of its user. */
+  taken(name: string, owner: string): void {
+    const host = this.hostOf(leaderIn(this.#state));
+    // Who is down does so when he is up again; what somebody else does to it meanwhile, who may be dead, is found by the next failback.
+    if (host?.name === name && host.up && (!host.fence || host.fence.owner === owner))
+      this.#takesWrites(host);
+  }
+
+  #takesWrites(host: SimHost): void {
+    const { demand } = this.#court;
+    const label = labelOf(host);
+    demand(
+      host.fence === undefined,
+      `"${host.name}", which is followed, is not fenced by ${host.fence?.owner}`,
+    );
+    demand(!label || label.handedOut, `"${host.name}", which is followed, takes writes of its user`);
+  }
+
   /** Nobody goes on: whoever is followed takes the writes of its user, and nobody else of the set does. */
   atRest(): void {
     const { demand, hosts } = this.#court;
     for (const host of hosts) {
       if (!this.#memberOf(host, this.#state)) continue;
       const label = labelOf(host);
-      if (!this.leads(host)) {
-        demand(label?.handedOut !== true, `"${host.name}", which follows, takes no writes of others`);
-        demand(!host.fences || host.fence !== undefined, `"${host.name}", which follows, is fenced`);
+      if (this.leads(host)) {
+        this.#takesWrites(host);
         continue;
       }
-      demand(
-        host.fence === undefined,
-        `"${host.name}", which is followed, is not fenced by ${host.fence?.owner}`,
-      );
-      demand(!label || label.handedOut, `"${host.name}", which is followed, takes writes of its user`);
+      demand(label?.handedOut !== true, `"${host.name}", which follows, takes no writes of others`);
+      demand(!host.fences || host.fence !== undefined, `"${host.name}", which follows, is fenced`);
     }
   }
 }

@@ -79,6 +79,8 @@ export class SimWorld {
       database: this.database,
       judge: this.judge,
       hosts: this.addresses,
+      isAlone: (manager: SimManager) =>
+        !this.managers.some((other) => other !== manager && other.busy) && this.network.lossy === 0,
       mayLoseLeases: () => this.stopped || this.database.counts.cuts + this.database.counts.refused > 0,
     };
     this.managers = [new SimManager(surroundings, "one"), new SimManager(surroundings, "two")];
@@ -155,6 +157,7 @@ export class SimWorld {
     }
     const untilMs = this.time.nowMs + settlingMs;
     while (await this.step(untilMs));
+    this.network.cutUntilMs.clear();
     if (this.managers.some(({ busy }) => busy)) throw new SimulationError("a process does not end");
     for (const host of this.replicas)
       if (chance(this.random, 0.5) || this.judge.strangeOf(host).size > 0) host.disk.evict();

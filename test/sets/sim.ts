@@ -186,8 +186,21 @@ export class SetSimulation {
 
   #failOver(manager: SimManager, host: SimHost): void {
     if (manager.busy) return;
-    const force = chance(this.#random, 0.1);
-    this.#during(manager, () => manager.failOver(host.name, force));
+    const random = this.#random;
+    const begin = () => this.#during(manager, () => manager.failOver(host.name, chance(random, 0.1)));
+    const other = this.#world.managers.find((each) => each !== manager)!;
+    if (other.busy || chance(random, 0.5)) {
+      begin();
+      return;
+    }
+    // Whoever runs the set dies in the middle, and the source with him or not.
+    this.#write(5);
+    other.run();
+    this.#world.time.after(oneOf(random, [200, 500, 1000]) * random(), undefined, () => {
+      this.#kill(other);
+      if (chance(random, 0.5)) this.#crash(this.#world.source);
+      if (!manager.busy) begin();
+    });
   }
 
   #failBack(manager: SimManager): void {
@@ -207,14 +220,17 @@ export class SetSimulation {
   /** Begins something, and lets something happen at any of its steps. */
   #during(manager: SimManager, begin: () => void): void {
     const random = this.#random;
+    const { roles } = this.#world;
     begin();
     const meanwhile: readonly (readonly [number, () => void])[] = [
       [0.25, () => this.#kill(manager)],
       [0.1, () => this.#stop(manager)],
       [0.1, () => this.#overtaken(manager)],
       [0.15, () => stranger(random, oneOf(random, this.#world.replicas))],
-      [0.15, () => this.#write(5)],
+      [roles ? 0.4 : 0.15, () => this.#write(roles ? 10 : 5)],
       [0.1, () => this.#crash(oneOf(random, this.#world.replicas))],
+      [roles ? 0.15 : 0, () => this.#crash(this.#world.source)],
+      [roles ? 0.15 : 0, () => this.#partition()],
     ];
     for (const [share, action] of meanwhile)
       if (chance(random, share))
