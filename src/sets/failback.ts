@@ -29,6 +29,7 @@ import {
   openLeader,
   type Point,
   stateOf,
+  takeFromDead,
 } from "./points.ts";
 import { leaderOf } from "./run.ts";
 import { nowhere } from "./spool.ts";
@@ -88,7 +89,7 @@ class FailBack {
       // One that was cut off may have left its users out. Nothing is written to it, so that it may be in use.
       const { volume } = await openLeader(target, this.#set.open);
       await using _ = volume;
-      await volume.takeFence?.(this.#set.signal);
+      await takeFromDead(this.#set, volume);
       await this.#giveOut(volume);
       return { set: this.#name, source: target.name, settled: undefined, run: undefined };
     }
@@ -201,8 +202,9 @@ class FailBack {
   ): Promise<{ run: RunResult; isThere: boolean }> {
     for (const point of [leader, rival]) {
       // One that a failback has taken back before takes the writes of that alone.
-      await point?.volume.takeFence?.(this.#set.signal);
-      await point?.volume.flush();
+      if (!point) continue;
+      await takeFromDead(this.#set, point.volume);
+      await point.volume.flush();
     }
     const verdict = rival && (await this.#judge(leader, rival));
     const sides: Side[] = [{ point: leader, leads: true, taken: true, restates: false }];
@@ -235,6 +237,7 @@ class FailBack {
         for (const { point } of rival ? sides : [])
           await transaction.updateMember(point.member.id, {
             split: false,
+            baseUnknown: false,
             keptFirst: verdict?.mixed === true || point.member.name !== this.#settled?.winner,
           });
         // It holds all of the truth at this instant; the one that was handed out follows it from here on.
@@ -316,7 +319,7 @@ class FailBack {
       leader: leader.member,
       rival: rival.member,
       map,
-      baseUnknown: !rival.member.split && !wasWhole,
+      baseUnknown: rival.member.split ? rival.member.baseUnknown : !wasWhole,
     };
     const verdict = verdictOn(rivals, this.#options);
     const winner = verdict.winner === "leader" ? leader : rival;
@@ -348,7 +351,9 @@ class FailBack {
 
   /** The set follows it from here on: it takes the writes of others. */
   async #giveOut(volume: Volume): Promise<void> {
-    const { facts, signal } = this.#set;
+    const { facts, lease, signal } = this.#set;
+    // Nobody else has brought the set further meanwhile.
+    await lease.renew();
     const label = (await stateOf(volume))?.label;
     if (label && !label.handedOut) await volume.labelWhole?.(labelOf(facts, facts.generation, true), signal);
     await volume.unfence?.(signal);

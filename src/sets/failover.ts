@@ -9,7 +9,16 @@ import type { Member } from "../truth/store.ts";
 import type { RolledBack, SetLabel, Volume } from "../volume/volume.ts";
 import { whileLeased } from "./lease.ts";
 import { byPriority, type HeldSet, type SetOptions, settle } from "./pass.ts";
-import { checkLabel, fenceOf, labelOf, type OnlinePoint, offline, openLeader, stateOf } from "./points.ts";
+import {
+  checkLabel,
+  fenceOf,
+  labelOf,
+  type OnlinePoint,
+  offline,
+  openLeader,
+  stateOf,
+  takeFromDead,
+} from "./points.ts";
 import { leaderOf } from "./run.ts";
 
 export interface FailOverOptions extends SetOptions {
@@ -66,9 +75,15 @@ async function handOut(
 ): Promise<FailedOver> {
   const { facts } = set;
   const { member } = point;
-  if (facts.handedOutTo === member.id) {
+  const left = leaderOf(facts, members);
+  const isFollowed = left === member;
+  // A failback was cut off that has decided about these.
+  const isCutOff = members.some(({ keptFirst }) => keptFirst);
+  const undecided = members.filter((each) => each !== member && each.keptFirst);
+  if (isFollowed && !member.keptFirst) {
     // Others write to it, unless it was cut off before they could.
-    await point.volume.takeFence?.(set.signal);
+    await takeFromDead(set, point.volume);
+    await set.lease.renew();
     await label(set, point, facts.generation);
     await point.volume.unfence?.(set.signal);
     return {
@@ -79,18 +94,25 @@ async function handOut(
       already: true,
     };
   }
-  const rolledBack = await makeWhole(set, point, force);
+  if (isFollowed && !force)
+    throw new AgentError(
+      "not_whole",
+      `A failback was cut off that takes extents of others into "${member.name}". Run the failback again; if who has those is gone ` +
+        "for good, --force hands it out as it was before",
+    );
+  const { rolledBack, hadOwn } = await makeWhole(set, point, force);
   // The truth is going to be what it has on its medium.
   await point.volume.flush(set.signal);
-  const left = leaderOf(facts, members);
-  const others = members.filter((each) => each !== member && each !== left);
+  // Who goes his own way from here on.
+  const parted = [...new Set([...(isFollowed ? [] : [left]), ...undecided])];
+  const others = members.filter((each) => each !== member && !parted.includes(each));
   const { generation, tally } = await settle(
     set,
     {
       leader: point,
       sides: [{ point, leads: true, taken: true, restates: true }],
       followers: byPriority(others).map((each) => offline(each, "a failover asks nobody else")),
-      dropped: [left.id],
+      dropped: parted.map(({ id }) => id),
     },
     {
       check: ({ unreadable }) => {
@@ -103,15 +125,22 @@ async function handOut(
       },
       alsoWrite: async (transaction, now) => {
         await transaction.updateSet({ handedOutTo: member.id });
-        await transaction.updateMember(left.id, {
-          split: true,
-          keptFirst: false,
-          history: undefined,
-          unsettled: false,
-        });
+        for (const each of parted)
+          await transaction.updateMember(each.id, {
+            split: true,
+            // It never had what another wrote for himself, and may have some of what a failback has sent.
+            baseUnknown: hadOwn || each.keptFirst,
+            keptFirst: false,
+            history: undefined,
+            unsettled: false,
+          });
+        // The others may have got what nobody else has.
+        for (const each of isCutOff ? others.filter(({ split }) => !split) : [])
+          await transaction.updateMember(each.id, { keptFirst: true });
         await transaction.updateMember(member.id, {
           generation: now,
           split: false,
+          baseUnknown: false,
           keptFirst: false,
           history: undefined,
           unsettled: false,
@@ -139,12 +168,16 @@ async function label({ facts, signal }: HeldSet, { volume }: OnlinePoint, genera
   if (volume.traits.keepsWhole) await volume.labelWhole?.(labelOf(facts, generation, true), signal);
 }
 
-/** @throws AgentError `not_whole` where it is a mixture, and can't be returned to one generation */
+/**
+ * `hadOwn`: it may have changes of its own, that nobody else has.
+ *
+ * @throws AgentError `not_whole` where it is a mixture, and can't be returned to one generation
+ */
 async function makeWhole(
   { facts, lease, signal }: HeldSet,
   { member, volume }: OnlinePoint,
   force: boolean,
-): Promise<RolledBack | undefined> {
+): Promise<{ readonly rolledBack: RolledBack | undefined; readonly hadOwn: boolean }> {
   const state = await stateOf(volume);
   // What it held before it joined the set, or a mixture, is whole to its host, too.
   if (member.generation === 0 && !state?.label && !force)
@@ -158,15 +191,34 @@ async function makeWhole(
     checkLabel(member, facts, state?.label);
     await volume.fence?.(fenceOf(facts, lease), {}, signal);
   }
-  if (state?.state === "open") return volume.rollBackWhole!({ force }, signal);
+  const hadOwn = member.split || member.keptFirst || state?.label?.handedOut === true;
+  if (state?.state === "open") return { rolledBack: await rolledBackWhole(volume, force, signal), hadOwn };
+  if (state?.label?.generation === 0 && !force) throw mixture(volume.name);
   const isWhole = member.generation > 0 && !member.unsettled;
-  if (state || isWhole || force) return undefined;
+  if (state || isWhole || force) return { rolledBack: undefined, hadOwn };
   throw new AgentError(
     "not_whole",
     `"${member.address}" ("${member.name}") is no whole generation: a run has written to it and not ended, and its host keeps no ` +
       "before-images (serve --lun PATH,whole does). Run the set again while the source is there; --force hands it out as it is",
   );
 }
+
+/** @throws AgentError `not_whole` if not all could be put back */
+async function rolledBackWhole(volume: Volume, force: boolean, signal?: AbortSignal): Promise<RolledBack> {
+  const done = await volume.rollBackWhole!({ force }, signal);
+  if (done.unreadable + done.lost > 0 && !force) throw mixture(volume.name, done);
+  return done;
+}
+
+const mixture = (name: string, done?: RolledBack): AgentError =>
+  new AgentError(
+    "not_whole",
+    `Cannot hand out "${name}": a run was rolled back there of which not all could be put back` +
+      (done
+        ? ` (${done.unreadable} extents could not be read before, of ${done.lost} the before-image is lost)`
+        : "") +
+      ". It is a mixture of two generations. Take another replica; --force hands it out as it is",
+  );
 
 /**
  * Hands a replica out where the truth database is lost or away: only its own host remembers that. Whoever runs the set later
@@ -184,8 +236,10 @@ export async function handOutAlone(
         "(serve --lun PATH,whole does, from the set's first run on). It can be used as it is, if that is known to be right",
     );
   await volume.takeFence?.();
-  const rolledBack = state.state === "open" ? await volume.rollBackWhole!({ force }) : undefined;
-  const label = { ...state.label, handedOut: true };
+  const rolledBack = state.state === "open" ? await rolledBackWhole(volume, force) : undefined;
+  const { label: left = state.label } = (await stateOf(volume)) ?? {};
+  if (left.generation === 0 && !force) throw mixture(volume.name);
+  const label = { ...left, handedOut: true };
   await volume.labelWhole!(label);
   await volume.unfence?.();
   return { ...label, rolledBack };

@@ -67,6 +67,20 @@ export const fenceOf = ({ uuid }: Pick<SetFacts, "uuid">, { fence }: Lease): Fen
   number: fence,
 });
 
+/**
+ * What an earlier command of the set has reserved, and not given up before it died, is this one's; what is its users' stays theirs.
+ * @throws AgentError `volume_in_use` if this one is late
+ */
+export async function takeFromDead({ facts, lease, signal }: Holder, volume: Volume): Promise<void> {
+  await volume.fence?.(fenceOf(facts, lease), { ifFenced: true }, signal);
+}
+
+interface Holder {
+  readonly facts: Pick<SetFacts, "uuid">;
+  readonly lease: Lease;
+  readonly signal: AbortSignal;
+}
+
 /** Opens the sync point that the others are brought to. @throws AgentError for what only the operator can mend */
 export async function openLeader(member: Member, open: OpenVolume, writable = false): Promise<OnlinePoint> {
   const volume = await open(member.address, writable);

@@ -13,7 +13,7 @@ export interface Rivals {
   readonly map: ChangeMap;
   /**
    * Nobody knows what both held when they parted, so that what one of them did not change may be a change that it lost: the
-   * rival was handed out without the truth database.
+   * rival was handed out without the truth database, or the leader when it had changes of its own already.
    */
   readonly baseUnknown: boolean;
 }
@@ -74,12 +74,12 @@ export function verdictOn(rivals: Rivals, { prefer, mix }: Preference): Verdict 
   const both = map.of("both").count;
   const [ours, theirs] = [map.of("first").count + both, map.of("second").count + both];
   // Who changed nothing has nothing to lose, whoever is preferred.
-  if (theirs === 0 && !baseUnknown) return { winner: "leader", mixed: false, mayLose: false };
+  if (theirs === 0 && (!baseUnknown || ours === 0)) return { winner: "leader", mixed: false, mayLose: false };
   if (ours === 0 && !baseUnknown) return { winner: "rival", mixed: false, mayLose: false };
   if (mix && baseUnknown)
     throw new ConflictError(
-      `"${rival.name}" was handed out without the truth database: nobody knows what it held then, and extents can't be taken from ` +
-        "whoever changed them. Nothing was written; prefer one side as a whole (--prefer)",
+      `Nobody knows what "${leader.name}" and "${rival.name}" both held when they parted, so that extents can't be taken from whoever ` +
+        "changed them. Nothing was written; prefer one side as a whole (--prefer)",
       conflictReport(rivals),
     );
   // Extents that only one of them has changed need no preference.

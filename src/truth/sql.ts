@@ -36,7 +36,7 @@ export interface SqlDatabase extends AsyncDisposable {
 }
 
 /** Of the tables. A database with a newer one was written by a newer lunsync. */
-export const schemaVersion = 2;
+export const schemaVersion = 3;
 
 export interface ColumnTypes {
   readonly integer: string;
@@ -128,6 +128,7 @@ export const migrations = ({
     `alter table members add column history ${text}`,
     `alter table members add column unsettled ${integer} not null default 0`,
   ],
+  [`alter table members add column base_unknown ${integer} not null default 0`],
 ];
 
 /** Which steps are still to be done in a database of this version. @throws AgentError `usage` if it is newer */

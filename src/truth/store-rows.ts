@@ -93,7 +93,7 @@ export const setOf = (row: Row): SetFacts => ({
 /** Those that a member is made with, and all. */
 export const newMemberColumns =
   "id, name, address, role, priority, volume_uuid, generation, last_result, last_run_ms";
-export const memberColumns = `${newMemberColumns}, split, kept_first, history, unsettled`;
+export const memberColumns = `${newMemberColumns}, split, base_unknown, kept_first, history, unsettled`;
 
 export function memberOf(row: Row): Member {
   const role = textOf(row, "role");
@@ -109,6 +109,7 @@ export function memberOf(row: Row): Member {
     lastResult: orUndefined(row, "last_result", textOf),
     lastRunMs: orUndefined(row, "last_run_ms", integerOf),
     split: integerOf(row, "split") !== 0,
+    baseUnknown: integerOf(row, "base_unknown") !== 0,
     keptFirst: integerOf(row, "kept_first") !== 0,
     history: orUndefined(row, "history", textOf),
     unsettled: integerOf(row, "unsettled") !== 0,
@@ -143,6 +144,7 @@ export const memberFields = {
     (value?: number) => (value === undefined ? null : integerFor("lastRunMs", value)),
   ],
   split: ["split", (value: boolean) => (value ? 1 : 0)],
+  baseUnknown: ["base_unknown", (value: boolean) => (value ? 1 : 0)],
   keptFirst: ["kept_first", (value: boolean) => (value ? 1 : 0)],
   history: ["history", (value?: string) => (value === undefined ? null : textFor("the history", value))],
   unsettled: ["unsettled", (value: boolean) => (value ? 1 : 0)],

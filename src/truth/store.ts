@@ -60,6 +60,11 @@ export interface Member {
    */
   readonly split: boolean;
   /**
+   * Of one that is split: the truth went back to the content of somebody who had changes of his own when they parted, so that what
+   * it holds otherwise may be its own change, or one of the other's that it never had.
+   */
+  readonly baseUnknown: boolean;
+  /**
    * A failback has decided against changes that it holds: what is overwritten of it has to be kept first, which only a
    * failback does, until it is in step.
    */
@@ -70,7 +75,7 @@ export interface Member {
   readonly unsettled: boolean;
 }
 
-export type NewMember = Omit<Member, "id" | "split" | "keptFirst" | "history" | "unsettled">;
+export type NewMember = Omit<Member, "id" | "split" | "baseUnknown" | "keptFirst" | "history" | "unsettled">;
 
 /** Identifiers of `extentsOfPage` neighbours, as the truth has them. */
 export interface TruthPage {
@@ -133,6 +138,7 @@ export interface Transaction {
         | "lastResult"
         | "lastRunMs"
         | "split"
+        | "baseUnknown"
         | "keptFirst"
         | "history"
         | "unsettled"

@@ -15,7 +15,7 @@ import { type ScsiCommand, type ScsiOutcome, status } from "../scsi/command.ts";
 import * as pr from "../scsi/persistent-reservation.ts";
 import { condition, type Sense } from "../scsi/sense.ts";
 import type { UnitCommands } from "./unit-commands.ts";
-import type { Fence } from "./volume.ts";
+import type { Fence, FenceOptions } from "./volume.ts";
 
 const scope = 0;
 const type = pr.reservationType.writeExclusiveRegistrantsOnly;
@@ -124,11 +124,17 @@ export class ScsiFence {
   }
 
   /** False if the unit has no persistent reservations of this kind. @throws AgentError `volume_in_use` */
-  async take(fence: Fence, { force = false } = {}, signal?: AbortSignal): Promise<boolean> {
+  async take(
+    fence: Fence,
+    { force = false, ifFenced = false }: FenceOptions = {},
+    signal?: AbortSignal,
+  ): Promise<boolean> {
     const key = reservationKey(fence);
     const persists = await this.#persists(signal);
     if (persists === undefined) return false;
-    if (!force) this.#judge(await this.#found(signal), key);
+    const found = await this.#found(signal);
+    if (ifFenced && !found.reservation) return false;
+    if (!force) this.#judge(found, key);
     await this.#registered(key, persists, signal, async () => {
       if (force) await this.#clear(key, persists, signal);
       await this.#takeOver(key, signal);

@@ -37,6 +37,7 @@ import {
   type ExtentCopy,
   type ExtentRun,
   type Fence,
+  type FenceOptions,
   type GenerationChanges,
   type Geometry,
   type ReadOptions,
@@ -403,7 +404,7 @@ export class ScsiVolume implements Volume {
     return new ScsiWhole(this.name, page.volumeUuid, this.#digests, this.#commands, this.#clock);
   }
 
-  fence(run: Fence, options?: { readonly force?: boolean }, signal?: AbortSignal): Promise<boolean> {
+  fence(run: Fence, options?: FenceOptions, signal?: AbortSignal): Promise<boolean> {
     return this.#fence.take(run, options, signal);
   }
 

@@ -183,6 +183,11 @@ export interface RolledBack {
   readonly lost: number;
 }
 
+export interface FenceOptions {
+  readonly force?: boolean;
+  readonly ifFenced?: boolean;
+}
+
 /** Which run of a replication set this is. */
 export interface Fence {
   /** The set's UUID. */
@@ -349,10 +354,11 @@ export interface Volume extends AsyncDisposable {
   /**
    * From here on the volume takes writes of this run of a replication set alone, whatever earlier ones have sent or go on
    * sending; also after this volume was closed, until a later run takes it, or it is given up. False where its host has no
-   * means for that. `force`: takes it from whoever has it. @throws AgentError `volume_in_use` if a later run has it, or
+   * means for that. `force`: takes it from whoever has it. `ifFenced`: only where an earlier run has it; it stays everybody's
+   * otherwise, and the answer is false. @throws AgentError `volume_in_use` if a later run has it, or
    * somebody else; likewise from anything that is asked for after somebody else has taken it
    */
-  fence?(run: Fence, options?: { readonly force?: boolean }, signal?: AbortSignal): Promise<boolean>;
+  fence?(run: Fence, options?: FenceOptions, signal?: AbortSignal): Promise<boolean>;
 
   /**
    * Takes the place of the run that has fenced the volume, if one has: nothing that it sends is taken any more, and a later one

@@ -399,11 +399,16 @@ export class Journal {
     await this.#end({ run, label, madeMs, madeRun: run });
   }
 
-  /** The run is rolled back: `complete` if the volume holds again all that it did when it began. */
+  /**
+   * The run is rolled back: `complete` if the volume holds again all that it did when it began. If it does not, it is no
+   * generation: that of its label is 0.
+   */
   async rolledBack(complete: boolean): Promise<void> {
     const { current } = this.chain;
     const madeMs = complete && this.#mayShow ? current!.head.madeMs : 0;
-    await this.#end({ run: nobody, madeMs, madeRun: current!.head.run }, complete);
+    const { label } = this.header;
+    const none = complete || !label ? {} : { label: { ...label, generation: 0 } };
+    await this.#end({ run: nobody, madeMs, madeRun: current!.head.run, ...none }, complete);
   }
 
   async #end(changes: Partial<Header>, isRedundant = false): Promise<void> {

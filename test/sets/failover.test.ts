@@ -112,7 +112,7 @@ class World {
   };
 
   run = () => runSet(name, this.options());
-  failOver = (replica = "east") => failOver(name, { ...this.options(), replica, force: false });
+  failOver = (replica = "east", force = false) => failOver(name, { ...this.options(), replica, force });
   failBack = (how: Partial<FailBackOptions> = {}) =>
     failBack(name, {
       ...this.options(),
@@ -503,6 +503,95 @@ test("where extents are mixed, what the truth takes of the source is not written
     expect([site.name, site.content.equals(source.content)]).toEqual([site.name, true]);
 });
 
+test("who is handed out again with changes of his own has his way over whoever was meanwhile only if he is preferred", async () => {
+  for (const prefer of ["west", "source"]) {
+    await using made = await world(2);
+    await made.run();
+    await made.failOver("east");
+    made.site("east").disk.change(0, bytesOf(made.random, extentBytes));
+    const atEast = made.site("east").content;
+    await made.failOver("west");
+    made.site("west").disk.change(extentBytes, bytesOf(made.random, extentBytes));
+    const atWest = made.site("west").content;
+    await made.failOver("east");
+    // The old source has changed nothing: it gets what the east has.
+    await made.failBack();
+    expect(made.site("source").content.equals(atEast)).toBe(true);
+    await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+    await expect(made.failBack({ prefer, mix: true })).rejects.toMatchObject({
+      message: expect.stringMatching(/Nobody knows what "source" and "west" both held/),
+    });
+    expect(made.site("west").content.equals(atWest)).toBe(true);
+    made.kept.clear();
+    await made.failBack({ prefer });
+    const expected = prefer === "west" ? atWest : atEast;
+    for (const site of made.sites)
+      expect([prefer, site.name, site.content.equals(expected)]).toEqual([prefer, site.name, true]);
+    const kept = made.kept.get(prefer === "west" ? "source 0" : "west 2");
+    const lost =
+      prefer === "west" ? atEast.subarray(0, extentBytes) : atWest.subarray(extentBytes, 2 * extentBytes);
+    expect(kept?.equals(lost)).toBe(true);
+  }
+});
+
+test("who lacks extents that a failback took of a side that died is handed out as it was, by force, and nothing of the side is lost", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const [atEast, atSource] = [east.content, source.content];
+  // It dies when the verdict was written down.
+  let [isDown, reads] = [false, 0];
+  const { open } = made.options();
+  const write = made.store.write.bind(made.store);
+  made.store.write = async (lease, action) => {
+    await write(lease, action);
+    const { members } = await made.store.set(name);
+    isDown ||= members.some(({ keptFirst }) => keptFirst);
+  };
+  source.disk.before = () => {
+    reads++;
+    if (isDown) throw new AgentError("connection_lost", "its host is down");
+  };
+  await expect(made.failBack({ prefer: "east", mix: true })).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/"source" could not be brought to the truth/),
+  });
+  expect([isDown, reads > 0]).toEqual([true, true]);
+  made.store.write = write;
+  const options = () => ({
+    ...made.options(),
+    open: async (address: string) => {
+      if (isDown && address === "source") throw new AgentError("connection_refused", "its host is down");
+      return open(address);
+    },
+  });
+  const failOverTo = (replica: string, force: boolean) => failOver(name, { ...options(), replica, force });
+  await expect(failOverTo("east", false)).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/A failback was cut off/),
+  });
+  const done = await failOverTo("east", true);
+  expect(done.already).toBe(false);
+  expect(east.content.equals(atEast)).toBe(true);
+  made.write("east", [2]);
+  const later = east.content;
+  const last = await runSet(name, options());
+  expect(last.replicas.map((replica) => [replica.name, replica.state])).toEqual([
+    ["source", "offline"],
+    ["west", expect.stringMatching(/offline|in step/)],
+  ]);
+  // The old source is back, with what it had.
+  isDown = false;
+  expect(source.content.equals(atSource)).toBe(true);
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(later)]).toEqual([site.name, true]);
+  expect(made.kept.get("source 2")?.equals(atSource.subarray(extentBytes, 2 * extentBytes))).toBe(true);
+});
+
 test("a replica of which some can't be read is no whole generation", async () => {
   await using made = await world(2);
   await made.run();
@@ -514,6 +603,66 @@ test("a replica of which some can't be read is no whole generation", async () =>
   expect((await made.store.set(name)).facts.handedOutTo).toBeUndefined();
   made.site("east").disk.unreadable.clear();
   await made.failOver();
+});
+
+test("a replica of which not all could be put back is no whole generation, also when that is tried again", async () => {
+  for (const alone of [false, true]) {
+    await using made = await world(2); // east keeps whole generations
+    const { disk, volume } = made.site("east");
+    await made.run();
+    disk.unreadable.add(2);
+    made.write("source", [1, 3]);
+    disk.before = (operation) => {
+      if (operation === "write" && disk.unreadable.size === 0)
+        throw new AgentError("connection_lost", "the link is cut");
+    };
+    await made.run();
+    disk.before = () => undefined;
+    expect((await volume.wholeState!()).state).toBe("open");
+    const handOut = (force: boolean) => (alone ? handOutAlone(volume, force) : made.failOver("east", force));
+    for (const why of [/1 extents could not be read before/, /it is a mixture/i])
+      await expect(handOut(false)).rejects.toMatchObject({
+        code: "not_whole",
+        message: expect.stringMatching(why),
+      });
+    expect((await volume.wholeState!()).label).toMatchObject({ generation: 0, handedOut: false });
+    // The next run makes it whole.
+    if (!alone) await made.run();
+    await handOut(alone);
+  }
+});
+
+test("a failover or a failback that comes late lets nobody in, and shuts nobody out", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failBack({ to: "east" });
+  await made.failBack({ to: "source" });
+  // It has begun when the set followed the east, slept, and goes on when it does not any more.
+  const { facts, members } = await made.store.set(name);
+  const before = {
+    facts,
+    members: members.map((member) => ({ ...member, role: member.name === "east" ? "source" : "replica" })),
+  };
+  const late = {
+    ...made.options(),
+    store: new Proxy(made.store, {
+      get: (store, key) => {
+        if (key === "set") return async () => before;
+        if (key !== "acquire") return Reflect.get(store, key).bind(store);
+        return async (set: string, owner: string, ttlMs: number) => {
+          const lease = await store.acquire(set, owner, ttlMs);
+          const renew = async () => {
+            throw new AgentError("not_known", "its lease was lost");
+          };
+          return Object.assign(lease!, { renew });
+        };
+      },
+    }),
+  };
+  const how = { prefer: undefined, mix: false, to: undefined, keep: made.keep };
+  await expect(failBack(name, { ...late, ...how })).rejects.toMatchObject({ code: "not_known" });
+  expect((await volume.wholeState!()).label).toMatchObject({ handedOut: false });
 });
 
 test("a replica whose first run was cut off is not handed out, whatever its host calls whole", async () => {

@@ -131,7 +131,7 @@ export class SimDatabase {
     const [sets, members, pages, entries] = [
       all("select name, generation, blocks, paused, max_change, handed_out_to from sets"),
       all(
-        "select id, name, address, role, priority, volume_uuid, generation, split, kept_first, unsettled from members order by id",
+        "select id, name, address, role, priority, volume_uuid, generation, split, base_unknown, kept_first, unsettled from members order by id",
       ),
       all("select page, identifiers from truth order by page"),
       all("select member_id, first, count, action, previous, sent from entries order by member_id, first"),
@@ -170,15 +170,15 @@ export class SimDatabase {
       paused: sets[0]?.paused === 1,
       handedOutTo: (sets[0]?.handed_out_to ?? undefined) as number | undefined,
       truth,
-      members: members.map(({ id, name, role, volume_uuid, generation, priority, split, kept_first }) => ({
+      members: members.map(({ id, name, role, volume_uuid, generation, priority, ...its }) => ({
         id: Number(id),
         name: String(name),
         role: String(role),
         uuid: volume_uuid === null ? undefined : String(volume_uuid),
         generation: Number(generation),
         priority: Number(priority),
-        split: split === 1,
-        keptFirst: kept_first === 1,
+        split: its.split === 1,
+        keptFirst: its.kept_first === 1,
         entries: of(id),
       })),
       text: JSON.stringify([sets, members, pages, entries].map((rows) => rows.map(hex))),

@@ -231,6 +231,10 @@ export class SimDisk extends MemoryVolume {
     this.answered.set(extent, known);
   }
 
+  isReadable(extent: number): boolean {
+    return this.#unreadableIn(extent) === undefined;
+  }
+
   #unreadableIn(extent: number): number | undefined {
     if (this.unreadable.size === 0) return undefined;
     const { blockBytes } = this.geometry;

@@ -160,8 +160,9 @@ export class Judge {
   /** Entries go with the proof that nothing is pending any more. */
   #acknowledged(host: SimHost, was: MemberState, is: MemberState): void {
     const holder = this.#database.holder();
+    const isForced = this.#runs.get(holder ?? "")?.force === true;
     for (const [extent, { previous, sent }] of was.entries) {
-      if (is.entries.has(extent)) continue;
+      if (is.entries.has(extent) || (isForced && this.strangeOf(host).has(extent))) continue;
       const truth = this.truthOf(extent);
       const proved = this.#answersTo(holder ?? "", host, extent)[0]?.equals(truth) ?? false;
       const neverSent = sent === undefined && previous.equals(truth);
@@ -190,6 +191,7 @@ export class Judge {
     const changed = extents.filter(
       (extent) => !(before.truth.get(extent) ?? this.#zeros(extent)).equals(this.truthOf(extent)),
     );
+    if (run?.what === "failover" && run.force) this.#forced(run);
     this.#demand(now.generation >= before.generation, "generations go up");
     this.#demand(
       changed.length === 0 || now.generation > before.generation,
@@ -220,6 +222,13 @@ export class Judge {
     }
   }
 
+  /** What a replica holds that is handed out by force may be anything where its disk has failed. */
+  #forced({ target }: RunFacts): void {
+    for (const host of this.#hosts.filter(({ name }) => name === target))
+      for (let extent = 0; extent < host.disk.extents; extent++)
+        if (!host.disk.isReadable(extent) || !host.disk.isSettled(extent)) this.strangeOf(host).add(extent);
+  }
+
   /** The truth is another one: it is what those had whose changes it takes. */
   #gathered(before: TruthState, changed: readonly number[]): void {
     const run = this.#runs.get(this.#database.holder() ?? "");
@@ -235,11 +244,15 @@ export class Judge {
         sides.some((host) => isFound(host, extent)),
         `what the truth takes of extent ${extent} was at the source in the course of the run`,
       );
-    for (const { disk } of sides.length === 1 ? sides : []) {
+    for (const host of sides.length === 1 ? sides : []) {
+      const { disk } = host;
       const quiet = disk.changedMs < run.sinceMs && disk.unreadable.size === 0;
+      // Who lacks what a failback has mixed into the truth is not what that is.
+      const entries = this.memberOf(host)?.entries;
+      const isUnknown = (extent: number) => entries?.has(extent) || this.strangeOf(host).has(extent);
       for (let extent = 0; quiet && extent < disk.extents; extent++)
         this.#demand(
-          this.truthOf(extent).equals(disk.inSight(extent)),
+          isUnknown(extent) || this.truthOf(extent).equals(disk.inSight(extent)),
           `a generation of a quiet source is the source, at extent ${extent}`,
         );
     }

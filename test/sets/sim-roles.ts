@@ -7,13 +7,13 @@
 // 3. A run writes to no side. A failback writes to one only after it was judged, and to whom the set follows only where extents
 //    are mixed.
 // 4. What a side's user wrote, and the truth never had, is overwritten only after it was kept, by a failback.
-// 5. A failback that has judged makes the truth what the side has that is to have its way; or each extent what that side has that
-//    changed it. Nobody's changes are given up without a preference.
+// 5. What a failback has judged is right (sim-verdict.ts).
 // 6. Who is followed no more has nothing that the truth lacks.
 import type { SetLabel } from "../../src/volume/volume.ts";
 import type { MemberState, TruthState } from "./sim-database.ts";
 import type { SimHost } from "./sim-host.ts";
 import type { RunFacts } from "./sim-judge.ts";
+import { Verdicts } from "./sim-verdict.ts";
 
 /** What the judge knows. */
 export interface Court {
@@ -42,8 +42,7 @@ export class Roles {
   /** Extents that a roll back has put back. */
   readonly #returned = new Map<SimHost, Set<number>>();
   readonly #kept = new Set<string>();
-  /** What the truth was when a member was left. */
-  readonly #parted = new Map<string, readonly Buffer[]>();
+  readonly #verdicts: Verdicts;
   /** When it was a side last. */
   readonly #sideMs = new Map<SimHost, number>();
   /** By owner. */
@@ -52,6 +51,7 @@ export class Roles {
 
   constructor(court: Court, state: TruthState) {
     this.#court = court;
+    this.#verdicts = new Verdicts(court);
     this.#state = state;
     for (const host of court.hosts) {
       this.#owed.set(host, new Map());
@@ -180,6 +180,7 @@ export class Roles {
     this.#refresh();
     const old = leaderIn(before);
     if (old && old.id !== leader?.id) this.#follows(before, now, run);
+    else if (run?.what === "failover" && leader && this.#isKept(before, leader)) this.#isTruth(leader);
     const settled = now.members.filter(({ id, split, keptFirst }) => {
       const was = before.members.find((each) => each.id === id);
       return was !== undefined && ((was.split && !split) || (!was.keptFirst && keptFirst));
@@ -187,15 +188,20 @@ export class Roles {
     if (run?.what === "failback" && settled.length > 0) this.#settled(before, run, settled);
     for (const host of hosts) {
       const [was, is] = [this.#memberOf(host, before), this.#memberOf(host, now)];
-      if (is?.split && !was?.split) this.#parted.set(host.name, this.#truth());
+      if (is?.split && !was?.split) {
+        const had = before.members.find(({ id }) => id === leader?.id);
+        const isSure = had?.split === true || had?.keptFirst === true || was?.keptFirst === true;
+        // Its label may have come late, on its way from somebody who was killed.
+        const perhaps = labelOf(this.hostOf(leader)!)?.handedOut ? "perhaps" : undefined;
+        this.#verdicts.parts(host, isSure ? "surely" : perhaps);
+      }
       if (was && is && is.generation > was.generation && !this.leads(host)) this.#inStep(host);
     }
   }
 
-  #truth(): Buffer[] {
-    return Array.from({ length: this.#court.hosts[0]!.disk.extents }, (_, extent) =>
-      this.#court.truthOf(extent),
-    );
+  /** A failback was cut off that had decided about it. */
+  #isKept({ members }: TruthState, member: MemberState): boolean {
+    return members.some(({ id, keptFirst }) => id === member.id && keptFirst);
   }
 
   /** What is on the medium as the truth has it is nobody's any more. */
@@ -225,7 +231,7 @@ export class Roles {
   }
 
   #follows(before: TruthState, now: TruthState, run: RunFacts | undefined): void {
-    const { demand, hosts, strangeOf, truthOf } = this.#court;
+    const { demand, hosts } = this.#court;
     const [old, leader] = [leaderIn(before), leaderIn(now)!];
     this.counts.follows++;
     const [left, host] = [this.hostOf(old), this.hostOf(leader)];
@@ -238,12 +244,7 @@ export class Roles {
       `the set follows whom it was told to`,
     );
     if (!host || !run) return;
-    demand(leader.entries.size === 0, `nothing is pending for "${leader.name}", which is followed`);
-    for (let extent = 0; extent < host.disk.extents; extent++)
-      demand(
-        strangeOf(host).has(extent) || host.disk.inSight(extent).equals(truthOf(extent)),
-        `"${leader.name}", which is followed, has extent ${extent} as the truth has it`,
-      );
+    this.#isTruth(leader);
     if (run.what === "failover") {
       this.counts.handedOut++;
       const parted = now.members.find(({ id }) => id === old?.id);
@@ -258,10 +259,26 @@ export class Roles {
     this.#forgive(left);
     // A volume that neither reserves nor knows a label takes writes to the last: the next run names those.
     const isShut = left.fences || labelOf(left) !== undefined;
+    const owed = this.#owed.get(left)!;
+    if (!isShut) owed.clear();
+    const lost = [...owed.keys()].filter((extent) => left.disk.isReadable(extent));
     demand(
-      !isShut || this.#owed.get(left)!.size === 0,
-      `the truth has extents ${[...this.#owed.get(left)!.keys()]} of "${left.name}", which is followed no more, as its user wrote them`,
+      lost.length === 0,
+      `the truth has extents ${lost} of "${left.name}", which is followed no more, as its user wrote them`,
     );
+  }
+
+  /** What is followed from now on is the truth. */
+  #isTruth(leader: MemberState): void {
+    const { demand, strangeOf, truthOf } = this.#court;
+    const host = this.hostOf(leader);
+    if (!host) return;
+    demand(leader.entries.size === 0, `nothing is pending for "${leader.name}", which is followed`);
+    for (let extent = 0; extent < host.disk.extents; extent++)
+      demand(
+        strangeOf(host).has(extent) || host.disk.inSight(extent).equals(truthOf(extent)),
+        `"${leader.name}", which is followed, has extent ${extent} as the truth has it`,
+      );
   }
 
   #isGeneration(host: SimHost, number: number): void {
@@ -290,69 +307,23 @@ export class Roles {
 
   /** A failback has judged. */
   #settled(before: TruthState, run: RunFacts, settled: readonly MemberState[]): void {
-    const { demand, hosts, truthOf } = this.#court;
+    const { hosts } = this.#court;
     this.counts.verdicts++;
     const first = leaderIn(before)!;
     const other = settled.find(({ id }) => id !== first.id) ?? leaderIn(this.#state)!;
     const [leader, rival] = [this.hostOf(first), this.hostOf(other)];
     if (!leader || !rival || leader === rival) return;
-    const quiet = [leader, rival].every(
-      ({ disk }) => disk.changedMs < run.sinceMs && disk.unreadable.size === 0,
+    const its = this.#memberOf(rival, before)!;
+    const base = its.split ? undefined : this.#wholeAt(rival);
+    const isMixed = this.#verdicts.judge(
+      before,
+      run,
+      { host: leader, member: first },
+      { host: rival, member: its },
+      base,
     );
-    const at = (host: SimHost, extent: number) => host.disk.inSight(extent);
-    const isSplit = this.#memberOf(rival, before)?.split === true;
-    const base = isSplit ? this.#parted.get(rival.name) : this.#wholeAt(rival);
-    const sent = [first, this.#memberOf(rival, before)!].flatMap((member) =>
-      [...member.entries].filter(([, entry]) => entry.sent).map(([extent]) => extent),
-    );
-    const extents = this.#truth()
-      .map((_, extent) => extent)
-      .filter((extent) => !sent.includes(extent));
-    if (quiet && base) {
-      const differ = extents.filter((extent) => !at(leader, extent).equals(at(rival, extent)));
-      // What the truth has had meanwhile was the leader's, also where it has come back to what it was.
-      const { entries } = this.#memberOf(rival, before)!;
-      const ours = differ.filter(
-        (extent) =>
-          entries.has(extent) ||
-          [at(leader, extent), this.#truthIn(before, extent)].some((each) => !each.equals(base[extent]!)),
-      );
-      // Whoever has what the truth has had has seen it.
-      const theirs = differ.filter((extent) =>
-        [base[extent]!, this.#truthIn(before, extent)].every((each) => !each.equals(at(rival, extent))),
-      );
-      const isLeaderFirst =
-        run.prefer === "priority" ? first.priority < other.priority : run.prefer === leader.name;
-      const preferred = run.prefer === undefined ? undefined : isLeaderFirst ? leader : rival;
-      const ofWhom = (extent: number) => {
-        const [one, two] = [ours.includes(extent), theirs.includes(extent)];
-        return one && two ? preferred : one ? leader : rival;
-      };
-      const isAs = (whose: (extent: number) => SimHost | undefined) =>
-        differ.every((extent) => {
-          const host = whose(extent);
-          return host !== undefined && truthOf(extent).equals(at(host, extent));
-        });
-      const isMixed = run.mix === true && ours.length > 0 && theirs.length > 0;
-      if (isMixed) this.counts.mixed++;
-      // Who was handed out without the database may have lost what nobody knows of: then it may be preferred although it changed nothing.
-      const mayPrefer = (ours.length > 0 && theirs.length > 0) || !isSplit;
-      const wins = (host: SimHost, others: readonly number[]) =>
-        (others.length === 0 || (mayPrefer && preferred === host)) && isAs(() => host);
-      demand(
-        isMixed ? isAs(ofWhom) : wins(leader, theirs) || wins(rival, ours),
-        `who should has his way, of "${leader.name}" (${ours}) and "${rival.name}" (${theirs}), preferring ${preferred?.name}`,
-      );
-      demand(
-        extents.every((extent) => differ.includes(extent) || truthOf(extent).equals(at(leader, extent))),
-        `what "${leader.name}" and "${rival.name}" agree on is the truth`,
-      );
-    }
+    if (isMixed) this.counts.mixed++;
     for (const host of hosts) this.#forgive(host);
-  }
-
-  #truthIn({ truth }: TruthState, extent: number): Buffer {
-    return truth.get(extent) ?? this.#court.zerosOf(extent);
   }
 
   /** What its host called whole when it handed it out by itself; undefined where somebody else has written there. */

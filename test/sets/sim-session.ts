@@ -289,8 +289,11 @@ export class SimSession implements Volume {
     });
   }
 
-  fence({ number }: Fence): Promise<boolean> {
-    return this.#send(() => this.#connection.host.take(this.#connection, number));
+  fence({ number }: Fence, { ifFenced = false } = {}): Promise<boolean> {
+    return this.#send(async () => {
+      const { host } = this.#connection;
+      return ifFenced && !host.fence ? false : host.take(this.#connection, number);
+    });
   }
 
   takeFence(): Promise<boolean> {

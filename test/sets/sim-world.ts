@@ -218,7 +218,8 @@ export class SimWorld {
     const { state, roles } = this.judge;
     const isHandedOut = (host: SimHost) => roles.isSide(host) && !roles.leads(host);
     return (
-      state.members.some(({ split, keptFirst }) => split || keptFirst) || this.replicas.some(isHandedOut)
+      state.members.some(({ split, keptFirst }) => split || keptFirst) ||
+      [this.source, ...this.replicas].some(isHandedOut)
     );
   }
 

@@ -187,7 +187,11 @@ export class SetSimulation {
   #failOver(manager: SimManager, host: SimHost): void {
     if (manager.busy) return;
     const random = this.#random;
-    const begin = () => this.#during(manager, () => manager.failOver(host.name, chance(random, 0.1)));
+    // Who lacks what a failback was cut off with is handed out by force alone.
+    const { members } = this.#world.judge.state;
+    const lacks = members.some(({ name, keptFirst }) => name === host.name && keptFirst);
+    const force = chance(random, lacks ? 0.5 : 0.1);
+    const begin = () => this.#during(manager, () => manager.failOver(host.name, force));
     const other = this.#world.managers.find((each) => each !== manager)!;
     if (other.busy || chance(random, 0.5)) {
       begin();

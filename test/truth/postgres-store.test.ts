@@ -47,6 +47,7 @@ describe.skipIf(!postgresIsThere)("a server", () => {
         id: 1,
         ...memberNamed("source"),
         split: false,
+        baseUnknown: false,
         keptFirst: false,
         history: undefined,
         unsettled: false,
@@ -60,7 +61,7 @@ describe.skipIf(!postgresIsThere)("a server", () => {
     await server.query(nameOf(url), "update lunsync.version set version = 1000");
     await expect(openPostgresStore(url)).rejects.toMatchObject({
       code: "usage",
-      message: expect.stringContaining("its tables have version 1000, and this lunsync knows 2 at most"),
+      message: expect.stringContaining("its tables have version 1000, and this lunsync knows 3 at most"),
     });
     const foreign = await server.database();
     await server.query(nameOf(foreign), "create schema lunsync; create table lunsync.sets (id bigint)");

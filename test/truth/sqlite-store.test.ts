@@ -37,7 +37,7 @@ test("a database of a newer version, or of somebody else, is refused as it is", 
   database.close();
   await expect(openSqliteStore(newer)).rejects.toMatchObject({
     code: "usage",
-    message: expect.stringContaining("its tables have version 1000, and this lunsync knows 2 at most"),
+    message: expect.stringContaining("its tables have version 1000, and this lunsync knows 3 at most"),
   });
 
   const foreign = folder.file("foreign.sqlite");
@@ -68,7 +68,15 @@ test("a database of an older version gets what it lacks, and keeps what it has",
   const { facts, members } = await store.set("vms");
   expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
   expect(members).toEqual([
-    { id: 1, ...memberNamed("source"), split: false, keptFirst: false, history: undefined, unsettled: false },
+    {
+      id: 1,
+      ...memberNamed("source"),
+      split: false,
+      baseUnknown: false,
+      keptFirst: false,
+      history: undefined,
+      unsettled: false,
+    },
   ]);
 });
 

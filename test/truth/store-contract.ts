@@ -85,7 +85,13 @@ export function storeContract(makePlace: () => Promise<Place>): void {
       const young = { blocks: 0, generation: 0, paused: false, handedOutTo: undefined };
       const made = { ...facts, ...young };
       const other = { ...setNamed("another"), ...young };
-      const settled = { split: false, keptFirst: false, history: undefined, unsettled: false };
+      const settled = {
+        split: false,
+        baseUnknown: false,
+        keptFirst: false,
+        history: undefined,
+        unsettled: false,
+      };
       expect(await store.sets()).toEqual([made, other]);
       expect(await store.set("vms")).toEqual({
         facts: made,

@@ -49,10 +49,11 @@ export const memberNamed = (name: string, priority = 0): NewMember => ({
   lastRunMs: undefined,
 });
 
-/** Statements that make tables of version 1 of those of version 2. */
+/** Statements that make tables of version 1 of the newest. */
 export const toVersion1 = [
   "alter table sets drop column handed_out_to",
   "alter table members drop column split",
+  "alter table members drop column base_unknown",
   "alter table members drop column kept_first",
   "alter table members drop column history",
   "alter table members drop column unsettled",

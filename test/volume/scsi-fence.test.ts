@@ -264,6 +264,20 @@ describe("a unit that was taken", () => {
     expect(await refusal(administrator.volume.write(0, block(1)))).toMatch(/has been taken/);
   });
 
+  test("is taken from who has died without giving it up, and from nobody else", async () => {
+    const unit = new UnitUnderTest();
+    const [dead, late, next] = [await opened(unit, 1), await opened(unit, 2), await opened(unit, 3)];
+    const ifFenced = { ifFenced: true };
+    // Whoever uses it goes on with that.
+    expect(await next.volume.fence(fence(7), ifFenced)).toBe(false);
+    expect(await keysOf(unit)).toEqual(["undefined by undefined"]);
+    await dead.volume.fence(fence(6));
+    expect(await refusal(late.volume.fence(fence(5), ifFenced))).toMatch(/this is run 5, which is late/);
+    expect(await next.volume.fence(fence(7), ifFenced)).toBe(true);
+    expect(await keysOf(unit)).toEqual(["4c53ab3400000007", "5 by 4c53ab3400000007"]);
+    expect(await refusal(dead.volume.write(0, block(5)))).toMatch(/has been taken from this run/);
+  });
+
   test("is looked at after a reconnection, before anything is repeated", async () => {
     for (const taken of [false, true]) {
       const unit = new UnitUnderTest();
