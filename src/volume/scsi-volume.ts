@@ -9,13 +9,7 @@ import { AgentError } from "../base/errors.ts";
 import { type DigestSpec, parseDigestSpec } from "../digest/spec.ts";
 import type { Clock } from "../platform/clock.ts";
 import type { ScsiCommand, ScsiDevice, ScsiOutcome } from "../scsi/command.ts";
-import {
-  read16,
-  synchronizeCache10,
-  synchronizeCache16,
-  write16,
-  writeSame16,
-} from "../scsi/sbc-commands.ts";
+import { read16, synchronizeCache10, synchronizeCache16, write16 } from "../scsi/sbc-commands.ts";
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
@@ -23,6 +17,7 @@ import { ScsiFence } from "./scsi-fence.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
 import { ScsiPoints } from "./scsi-points.ts";
 import { ScsiWhole } from "./scsi-whole.ts";
+import { ScsiZeroing } from "./scsi-zeroing.ts";
 import { UnitCommands } from "./unit-commands.ts";
 import { readUnitFacts, type UnitFacts } from "./unit-facts.ts";
 import { growUnit } from "./unit-growth.ts";
@@ -70,8 +65,8 @@ export class ScsiVolume implements Volume {
   readonly #extents: ScsiExtents | undefined;
   readonly #mapping: ScsiMapping;
   readonly #fence: ScsiFence;
+  readonly #zeroing: ScsiZeroing;
   readonly #transferBlocksMax: number;
-  #zeroByWriteSame = true;
   #unflushedSince: number | undefined;
   #facts: UnitFacts;
   #traits: VolumeTraits;
@@ -97,6 +92,7 @@ export class ScsiVolume implements Volume {
       new ScsiExtents(this.name, page, transport, (c, expected, s) => this.#commands.execute(c, s, expected));
     this.#mapping = new ScsiMapping(this.name, (c, s) => this.#commands.execute(c, s));
     this.#fence = new ScsiFence(this.name, this.#commands);
+    this.#zeroing = new ScsiZeroing(this.#commands);
     this.#traits = unitTraits(facts, this.#extents, commandBytes);
     this.#transferBlocksMax = unitTransferBlocksMax(facts, commandBytes);
   }
@@ -196,35 +192,11 @@ export class ScsiVolume implements Volume {
     this.#unflushedSince ??= this.#commands.epoch;
     // Who asks afterwards is to be told what became of it.
     this.#mapping.forget(lba, blocks);
-    const { blockBytes } = this.geometry;
-    let done = 0;
-    // UNMAP alone is only a hint; WRITE SAME of zeros with the UNMAP bit gives zeros in every case (SBC-3, 5.44).
-    const stepMax = this.facts.writeSameBlocksMax > 0 ? this.facts.writeSameBlocksMax : 65536;
-    while (done < blocks && this.#zeroByWriteSame && this.facts.unmapByWriteSame && options.unmap) {
-      const count = Math.min(stepMax, blocks - done);
-      try {
-        await this.#commands.execute(
-          {
-            cdb: writeSame16.encode({
-              unmap: true,
-              logicalBlockAddress: BigInt(lba + done),
-              numberOfLogicalBlocks: count,
-            }),
-            dataOut: [Buffer.alloc(blockBytes)],
-          },
-          signal,
-        );
-        done += count;
-      } catch (error) {
-        if (!(error instanceof AgentError) || error.code !== "command_failed") throw error;
-        this.#zeroByWriteSame = false;
-      }
-    }
-    if (done === blocks) return;
-    const zeros = Buffer.alloc(Math.min(blocks - done, this.#transferBlocksMax) * blockBytes);
+    let done = options.unmap ? await this.#zeroing.unmapped(this.facts, lba, blocks, signal) : 0;
+    const zeros = Buffer.alloc(Math.min(blocks - done, this.#transferBlocksMax) * this.geometry.blockBytes);
     while (done < blocks) {
       const count = Math.min(blocks - done, this.#transferBlocksMax);
-      await this.write(lba + done, [zeros.subarray(0, count * blockBytes)], {}, signal);
+      await this.write(lba + done, [zeros.subarray(0, count * this.geometry.blockBytes)], {}, signal);
       done += count;
     }
   }
