@@ -189,6 +189,11 @@ export class Roles {
     for (const host of hosts) {
       const [was, is] = [this.#memberOf(host, before), this.#memberOf(host, now)];
       if (is?.split && !was?.split) {
+        // What is pending for it from then on says where the truth has gone on since they parted, and nothing else.
+        demand(
+          is.entries.size === 0,
+          `nothing is pending for "${host.name}", which goes its own way from there`,
+        );
         const had = before.members.find(({ id }) => id === leader?.id);
         const isSure = had?.split === true || had?.keptFirst === true || was?.keptFirst === true;
         // Its label may have come late, on its way from somebody who was killed.

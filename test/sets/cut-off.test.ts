@@ -1,0 +1,114 @@
+// What a failback that was cut off leaves, and who may do what with it then: extents of a side that died are in the truth, and
+// nobody has them yet.
+import { expect, test } from "vitest";
+import { AgentError } from "../../src/base/errors.ts";
+import { failOver } from "../../src/sets/failover.ts";
+import { runSet } from "../../src/sets/run.ts";
+import { bytesOf } from "../support/data.ts";
+import { extentBytes, name, type World, world } from "./roles-fixture.ts";
+
+/** Mixes what the source has into the truth, and loses its host right after that. Returns what finds it so. */
+async function cutOff(made: World) {
+  let isDown = false;
+  const { open } = made.options();
+  const options = () => ({
+    ...made.options(),
+    open: async (address: string) => {
+      if (isDown && address === "source") throw new AgentError("connection_refused", "its host is down");
+      return open(address);
+    },
+  });
+  const write = made.store.write.bind(made.store);
+  made.store.write = async (lease, action) => {
+    await write(lease, action);
+    const { members } = await made.store.set(name);
+    isDown ||= members.some(({ keptFirst }) => keptFirst);
+  };
+  made.site("source").disk.before = () => {
+    if (isDown) throw new AgentError("connection_lost", "its host is down");
+  };
+  await expect(made.failBack({ prefer: "east", mix: true })).rejects.toMatchObject({ code: "not_whole" });
+  made.store.write = write;
+  expect(isDown).toBe(true);
+  return {
+    run: () => runSet(name, options()),
+    failOver: (replica: string, force = false) => failOver(name, { ...options(), replica, force }),
+    back: () => {
+      isDown = false;
+    },
+  };
+}
+
+test("no run brings others to who lacks what a failback has mixed, and nothing of it is overwritten by one", async () => {
+  await using made = await world(2);
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [0, 1]);
+  const { run, back } = await cutOff(made);
+  const held = made.sites.map(({ content }) => content);
+  for (const isBack of [false, true]) {
+    if (isBack) back();
+    await expect(run()).rejects.toMatchObject({
+      code: "split_brain",
+      message: expect.stringMatching(/Cannot run "set" from "east": a failback was cut off/),
+    });
+    expect(made.sites.map((site, k) => site.content.equals(held[k]!))).toEqual([true, true, true]);
+  }
+  await made.failBack();
+  const [source, ...others] = made.sites;
+  for (const site of others)
+    expect([site.name, site.content.equals(source!.content)]).toEqual([site.name, true]);
+});
+
+test("what was pending for who parts from the set is forgotten: the set goes on without him", async () => {
+  await using made = await world(2);
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  source.disk.change(0, bytesOf(made.random, extentBytes));
+  await made.run();
+  await made.failOver();
+  // What the truth deletes is to be deleted at the source, which keeps it.
+  east.disk.change(0, Buffer.alloc(extentBytes));
+  made.write("source", [1]);
+  const atSource = source.content;
+  const { run, failOver: failOverTo, back } = await cutOff(made);
+  await failOverTo("west", true);
+  const { members } = await made.store.set(name);
+  const parted = members.filter(({ split }) => split);
+  expect(parted.map((member) => member.name)).toEqual(["source", "east"]);
+  const pending = await made.store.pendingCounts(name);
+  expect(parted.map(({ id }) => pending.get(id) ?? 0)).toEqual([0, 0]);
+  // Of what it holds nobody knows what a failback has sent: also where the other has changed nothing, it does not win unasked.
+  back();
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  // What was deleted is there again, and then another one.
+  made.site("west").disk.change(0, bytesOf(made.random, extentBytes));
+  await run();
+  expect(source.content.equals(atSource)).toBe(true);
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  const atWest = made.site("west").content;
+  await made.failBack({ prefer: "west" });
+  for (const site of [source, made.site("west")])
+    expect([site.name, site.content.equals(atWest)]).toEqual([site.name, true]);
+});
+
+test("a side that a failback has decided against, and that is handed out again, has changes that nobody else knows of", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const east = made.site("east");
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const [atEast, atSource] = [east.content, made.site("source").content];
+  east.disk.before = (operation) => {
+    if (operation === "write") throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.failBack({ prefer: "source" });
+  east.disk.before = () => undefined;
+  await made.failOver("east");
+  expect(east.content.equals(atEast)).toBe(true);
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  expect([east.content.equals(atEast), made.site("source").content.equals(atSource)]).toEqual([true, true]);
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(atEast)]).toEqual([site.name, true]);
+});
