@@ -5,10 +5,10 @@ import { AgentError } from "../../src/base/errors.ts";
 import { failOver } from "../../src/sets/failover.ts";
 import { runSet } from "../../src/sets/run.ts";
 import { bytesOf } from "../support/data.ts";
-import { extentBytes, name, type World, world } from "./roles-fixture.ts";
+import { extentBytes, name, type Site, type World, world } from "./roles-fixture.ts";
 
-/** Mixes what the source has into the truth, and loses its host right after that. Returns what finds it so. */
-async function cutOff(made: World) {
+/** Mixes what the source has into the truth, and loses its host after that, as soon as `when`. Returns what finds it so. */
+async function cutOff(made: World, when = () => true) {
   let isDown = false;
   const { open } = made.options();
   const options = () => ({
@@ -19,12 +19,15 @@ async function cutOff(made: World) {
     },
   });
   const write = made.store.write.bind(made.store);
+  let isWritten = false;
   made.store.write = async (lease, action) => {
     await write(lease, action);
     const { members } = await made.store.set(name);
-    isDown ||= members.some(({ keptFirst }) => keptFirst);
+    isWritten ||= members.some(({ keptFirst }) => keptFirst);
+    isDown ||= isWritten && when();
   };
   made.site("source").disk.before = () => {
+    isDown ||= isWritten && when();
     if (isDown) throw new AgentError("connection_lost", "its host is down");
   };
   await expect(made.failBack({ prefer: "east", mix: true })).rejects.toMatchObject({ code: "not_whole" });
@@ -35,6 +38,7 @@ async function cutOff(made: World) {
     failOver: (replica: string, force = false) => failOver(name, { ...options(), replica, force }),
     back: () => {
       isDown = false;
+      made.site("source").disk.before = () => undefined;
     },
   };
 }
@@ -111,4 +115,29 @@ test("a side that a failback has decided against, and that is handed out again, 
   expect([east.content.equals(atEast), made.site("source").content.equals(atSource)]).toEqual([true, true]);
   await made.failBack({ prefer: "east" });
   for (const site of made.sites) expect([site.name, site.content.equals(atEast)]).toEqual([site.name, true]);
+});
+
+test("who has got extents of a side that died, and nobody else has, keeps them until a failback has kept them", async () => {
+  await using made = await world(2);
+  const [source, east, west] = made.sites as [Site, Site, Site];
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  east.disk.before = (operation) => {
+    if (operation === "write") throw new AgentError("connection_lost", "the link is cut");
+  };
+  const only = source.content.subarray(extentBytes, 2 * extentBytes);
+  const atWest = () => west.content.subarray(extentBytes, 2 * extentBytes);
+  const { run, failOver: failOverTo, back } = await cutOff(made, () => atWest().equals(only));
+  expect(atWest().equals(only)).toBe(true);
+  east.disk.before = () => undefined;
+  await failOverTo("east", true);
+  const found = (await run()).replicas.find((replica) => replica.name === "west");
+  expect(found).toMatchObject({ state: "offline", reason: expect.stringMatching(/a failback was cut off/) });
+  expect(atWest().equals(only)).toBe(true);
+  back();
+  await made.failBack({ prefer: "east" });
+  expect(atWest().equals(only)).toBe(false);
+  expect(made.kept.get("west 2")?.equals(only)).toBe(true);
 });

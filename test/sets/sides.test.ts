@@ -1,8 +1,10 @@
 // Two sides of a set, one case each: who may have his way without being asked for, and what is found of those who write at the
 // wrong instant.
 import { expect, test } from "vitest";
+import { AgentError } from "../../src/base/errors.ts";
 import { handOutAlone } from "../../src/sets/failover.ts";
-import { world } from "./roles-fixture.ts";
+import { bytesOf } from "../support/data.ts";
+import { extentBytes, world } from "./roles-fixture.ts";
 
 test("who was handed out by his host alone, and then by a failover, does not lose what was written to him between", async () => {
   await using made = await world(2); // east keeps whole generations
@@ -51,4 +53,141 @@ test("who writes after a verdict that he has changed nothing stops the failback 
         true,
       ]);
   }
+});
+
+test("a replica that its host hands out while a run opens it is not written to, and is given up again", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  made.write("source", [1]);
+  let fenced = false;
+  volume.fence = async () => {
+    await handOutAlone(volume, false);
+    made.write("east", [0]);
+    fenced = true;
+    return true;
+  };
+  volume.unfence = async () => {
+    fenced = false;
+  };
+  const found = (await made.run()).replicas.find((replica) => replica.name === "east");
+  expect(found).toMatchObject({
+    state: "offline",
+    reason: expect.stringMatching(/handed out by a failover/),
+  });
+  expect(fenced).toBe(false);
+  const held = made.site("east").content;
+  // Who has been handed out for long is not even shut out for a moment.
+  let fences = 0;
+  volume.fence = async () => ++fences > 0;
+  await made.run();
+  expect([fences, made.site("east").content.equals(held)]).toEqual([0, true]);
+});
+
+test("users of a volume that has reservations, and no label, are shut out by one: the last pass sees all that they wrote", async () => {
+  await using made = await world(4); // east keeps nothing
+  const east = made.site("east");
+  expect(east.volume.traits.keepsWhole).toBeUndefined();
+  await made.run();
+  await made.failOver();
+  let fenced = false;
+  east.volume.fence = async (_, { ifFenced = false } = {}) => {
+    if (!ifFenced) fenced = true;
+    return fenced;
+  };
+  const truth = made.store.truth.bind(made.store);
+  made.store.truth = (...how) => {
+    if (!fenced) made.write("east", [0]);
+    return truth(...how);
+  };
+  await made.failBack();
+  expect(fenced).toBe(true);
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(east.content)]).toEqual([site.name, true]);
+});
+
+test("what is handed out by force is on its medium: it is what the truth says after a power cut, too", async () => {
+  await using made = await world(4); // east keeps nothing
+  const { disk } = made.site("east");
+  await made.run();
+  made.write("source", [0, 2]);
+  disk.before = (operation) => {
+    if (operation === "flush" && !disk.medium.equals(disk.cache))
+      throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.run();
+  disk.before = () => undefined;
+  expect(disk.medium.equals(disk.cache)).toBe(false);
+  await made.failOver("east", true);
+  const held = made.site("east").content;
+  disk.reset(() => false);
+  expect(made.site("east").content.equals(held)).toBe(true);
+  expect((await made.run()).changed).toBe(0);
+});
+
+test("what a late run sends while a replica is handed out does not arrive there", async () => {
+  await using made = await world(4); // east keeps nothing
+  const { disk, volume } = made.site("east");
+  await made.run();
+  let [isShut, isOpen] = [false, false];
+  volume.fence = async () => {
+    isShut = true;
+    return true;
+  };
+  volume.unfence = async () => {
+    isOpen = true;
+  };
+  const write = made.store.write.bind(made.store);
+  made.store.write = (lease, action) => {
+    if (!isShut) disk.change(0, bytesOf(made.random, extentBytes));
+    return write(lease, action);
+  };
+  await made.failOver();
+  made.store.write = write;
+  expect([isShut, isOpen]).toEqual([true, true]);
+  // What it holds is what the truth says, and its users may change that.
+  expect((await made.run()).changed).toBe(0);
+});
+
+test("who is to be followed, and gets extents of the other, is shut to its users as long as it gets them", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { disk, volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const labels: Promise<boolean | undefined>[] = [];
+  disk.before = (operation) => {
+    if (operation === "write") labels.push(volume.wholeState!().then(({ label }) => label?.handedOut));
+  };
+  await made.failBack({ to: "east", prefer: "east", mix: true });
+  expect(labels.length).toBeGreaterThan(0);
+  expect(await Promise.all(labels)).toEqual(labels.map(() => false));
+  expect((await volume.wholeState!()).label?.handedOut).toBe(true);
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(made.site("east").content)]).toEqual([site.name, true]);
+});
+
+test("the set follows another one only when the users of who was followed were shut out before he was asked", async () => {
+  await using made = await world(2);
+  const { volume, disk } = made.site("source");
+  await made.run();
+  let fenced = false;
+  volume.fence = async (_, { ifFenced = false } = {}) => {
+    if (!ifFenced) fenced = true;
+    return fenced;
+  };
+  const write = made.store.write.bind(made.store);
+  let written: Buffer | undefined;
+  made.store.write = async (lease, action) => {
+    if (!fenced) {
+      written = bytesOf(made.random, extentBytes);
+      disk.change(0, written);
+    }
+    await write(lease, action);
+  };
+  await made.failBack({ to: "east" });
+  expect(fenced).toBe(true);
+  for (const site of made.sites)
+    expect([site.name, site.content.subarray(0, extentBytes).equals(written!)]).toEqual([site.name, true]);
 });
