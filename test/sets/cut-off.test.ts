@@ -141,3 +141,68 @@ test("who has got extents of a side that died, and nobody else has, keeps them u
   expect(atWest().equals(only)).toBe(false);
   expect(made.kept.get("west 2")?.equals(only)).toBe(true);
 });
+
+test("what a failback has sent and not flushed is on the medium before it leaves the table, whatever a drive says of its cache", async () => {
+  await using made = await world(4); // east keeps nothing
+  const { disk } = made.site("east");
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  // A drive answers from its own cache, also who wants to see the medium.
+  const encode = disk.encodeDigests.bind(disk);
+  disk.encodeDigests = (window) => encode({ ...window, fresh: false });
+  disk.before = (operation) => {
+    if (operation === "flush" && !disk.medium.equals(disk.cache))
+      throw new AgentError("connection_lost", "the link is cut");
+  };
+  const isMixed = made.failBack({ prefer: "east", mix: true, to: "east" });
+  await expect(isMixed).rejects.toMatchObject({ message: expect.any(String) });
+  disk.before = () => undefined;
+  expect(disk.medium.equals(disk.cache)).toBe(false);
+  const pendingOf = async () => {
+    const { members } = await made.store.set(name);
+    const { id } = members.find((member) => member.name === "east")!;
+    return (await made.store.pendingCounts(name)).get(id) ?? 0;
+  };
+  expect(await pendingOf()).toBeGreaterThan(0);
+  const write = made.store.write.bind(made.store);
+  const found: boolean[] = [];
+  made.store.write = async (lease, action) => {
+    await write(lease, action);
+    if ((await pendingOf()) === 0) found.push(disk.medium.equals(disk.cache));
+  };
+  await made.failBack({ prefer: "east", to: "east" });
+  expect(found.length).toBeGreaterThan(0);
+  expect(found).toEqual(found.map(() => true));
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(made.site("east").content)]).toEqual([site.name, true]);
+});
+
+test("who is followed no more, and lacks what a failback has mixed, is not said to be in step", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { disk, volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  const { generation } = (await volume.wholeState!()).label!;
+  made.write("east", [0]);
+  made.write("source", [1]);
+  disk.before = (operation) => {
+    if (operation === "write") throw new AgentError("no_space", "its disk is full");
+  };
+  expect((await made.failBack({ prefer: "east", mix: true })).source).toBe("source");
+  const { facts, members } = await made.store.set(name);
+  const east = members.find((member) => member.name === "east")!;
+  expect(facts.generation).toBeGreaterThan(generation);
+  expect((await made.store.pendingCounts(name)).get(east.id)).toBe(1);
+  expect([east.generation, east.lastResult?.startsWith("behind"), east.keptFirst]).toEqual([
+    generation,
+    true,
+    true,
+  ]);
+  expect((await volume.wholeState!()).label?.generation).toBe(generation);
+  disk.before = () => undefined;
+  await made.failBack();
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(made.site("source").content)]).toEqual([site.name, true]);
+});

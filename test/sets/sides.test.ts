@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import { handOutAlone } from "../../src/sets/failover.ts";
 import { bytesOf } from "../support/data.ts";
-import { extentBytes, world } from "./roles-fixture.ts";
+import { extentBytes, name, world } from "./roles-fixture.ts";
 
 test("who was handed out by his host alone, and then by a failover, does not lose what was written to him between", async () => {
   await using made = await world(2); // east keeps whole generations
@@ -190,4 +190,65 @@ test("the set follows another one only when the users of who was followed were s
   expect(fenced).toBe(true);
   for (const site of made.sites)
     expect([site.name, site.content.subarray(0, extentBytes).equals(written!)]).toEqual([site.name, true]);
+});
+
+test("what a failback that died has sent to a side ends before the side is asked", async () => {
+  for (const at of ["source", "east"]) {
+    await using made = await world(2);
+    const { volume, disk } = made.site(at);
+    await made.run();
+    await made.failOver();
+    made.write("east", [0]);
+    const atEast = made.site("east").content;
+    const dead = 0;
+    let holder: number | undefined = dead;
+    volume.fence = async ({ number }, { ifFenced = false } = {}) => {
+      if (ifFenced && holder === undefined) return false;
+      holder = number;
+      return true;
+    };
+    volume.unfence = async () => {
+      holder = undefined;
+    };
+    const truth = made.store.truth.bind(made.store);
+    made.store.truth = (...how) => {
+      if (holder === dead) disk.change(extentBytes, bytesOf(made.random, extentBytes));
+      return truth(...how);
+    };
+    await made.failBack();
+    for (const site of made.sites)
+      expect([at, site.name, site.content.equals(atEast)]).toEqual([at, site.name, true]);
+  }
+});
+
+test("what a roll back took of a replica that was handed out by its host alone does not count as its change", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  await made.run();
+  made.write("source", [1]);
+  // All of it is acknowledged, and the run is cut off before it ends there.
+  const write = made.store.write.bind(made.store);
+  let isCut = false;
+  const { members } = await made.store.set(name);
+  const { id } = members.find((member) => member.name === "east")!;
+  made.store.write = async (lease, action) => {
+    const before = (await made.store.pendingCounts(name)).get(id) ?? 0;
+    await write(lease, action);
+    isCut ||= before > 0 && ((await made.store.pendingCounts(name)).get(id) ?? 0) === 0;
+  };
+  east.disk.before = () => {
+    if (isCut) throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.run();
+  made.store.write = write;
+  east.disk.before = () => undefined;
+  expect([isCut, (await east.volume.wholeState!()).state]).toEqual([true, "open"]);
+  const atSource = source.content;
+  await handOutAlone(east.volume, false);
+  expect(east.content.equals(atSource)).toBe(false);
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  expect(source.content.equals(atSource)).toBe(true);
+  await made.failBack({ prefer: "source" });
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(atSource)]).toEqual([site.name, true]);
 });
