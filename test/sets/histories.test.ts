@@ -13,7 +13,7 @@ import { failBack } from "../../src/sets/failback.ts";
 import { failOver } from "../../src/sets/failover.ts";
 import { runSet } from "../../src/sets/run.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
-import type { TruthStore } from "../../src/truth/store.ts";
+import type { EntryRun, TruthStore } from "../../src/truth/store.ts";
 import type { DigestWindow, IdentifierWindow, Volume } from "../../src/volume/volume.ts";
 import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
@@ -252,4 +252,33 @@ test("a run costs what has changed, and not what there is", async () => {
   const all = Math.ceil(source.geometry.blocks / extentBlocks);
   const full = await asked(() => world.run(true));
   for (const extents of full) expect(extents).toBeGreaterThanOrEqual(all);
+});
+
+test("what is sent to who was away is written down before, also where no host names a change", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await World.make(randomOf(5), store, true);
+  const [source, east] = world.volumes as [Remembering, Remembering];
+  for (let runs = 0; runs < 2; runs++) {
+    await world.run();
+    await world.know();
+  }
+  world.offline.add("east");
+  await source.write(8, [Buffer.alloc(blockBytes, 1)]);
+  for (let runs = 0; runs < 2; runs++) {
+    await world.know();
+    await world.run();
+  }
+  world.offline.clear();
+  const { id } = (await store.set(name)).members.find((member) => member.name === "east")!;
+  const pages = Math.ceil(source.geometry.blocks / extentBlocks / 64);
+  const pending: Promise<EntryRun[]>[] = [];
+  east.memory.before = (operation) => {
+    if (operation === "write") pending.push(store.entries(name, id, 0, pages));
+  };
+  await world.run();
+  expect(pending.length).toBeGreaterThan(0);
+  for (const runs of await Promise.all(pending))
+    expect(runs.map(({ sent }) => sent !== undefined)).toEqual(runs.map(() => true));
+  expect(world.content(east).equals(world.content(source))).toBe(true);
 });

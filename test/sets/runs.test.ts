@@ -144,3 +144,40 @@ test("what a disk has lost on its way to the medium, and its cache still has, is
   expect(stateOf(last)).toBe("in step");
   expect(replica!.medium.equals(world.source.cache)).toBe(true);
 });
+
+test("a replica grows with its source, and what it had of the last extent before that is nobody's writing", async () => {
+  await using folder = await WorkFolder.make();
+  let grown = 0;
+  for (let seed = 1; grown < 5; seed++) {
+    await using store = await openSqliteStore(join(folder.path, `${seed}.sqlite`));
+    const world = await made(randomOf(seed), store);
+    const { source, replicas } = world;
+    const blocks = source.geometry.blocks;
+    if (blocks % 2 === 0) continue; // its last extent is a whole one
+    grown++;
+    const stranger = new NamedVolume("replica-0", Buffer.alloc((blocks - 1) * blockBytes));
+    const open: OpenVolume = async (address) =>
+      [stranger, source, ...replicas].find((volume) => volume.name === address)!;
+    // Whose size was never its source's may be anybody: it is not made longer.
+    const refused = (await run(world, store, open)).replicas.find((replica) => replica.name === "replica-0");
+    expect(refused).toMatchObject({ state: "offline", reason: expect.stringMatching(/extend it/) });
+    expect(stranger.geometry.blocks).toBe(blocks - 1);
+    source.change((blocks - 1) * blockBytes, bytesOf(world.random, blockBytes));
+    await run(world);
+    source.resize(blocks + 4);
+    source.change((blocks - 1) * blockBytes, bytesOf(world.random, 5 * blockBytes));
+    const result = await run(world);
+    expect(result.replicas.map(({ state, strayed }) => [state, strayed])).toEqual(
+      replicas.map(() => ["in step", undefined]),
+    );
+    for (const replica of replicas) expect([seed, replica.medium.equals(source.cache)]).toEqual([seed, true]);
+    // Who has written elsewhere is named, all the same.
+    const [replica] = replicas;
+    source.resize(blocks + 5);
+    replica!.change(0, bytesOf(world.random, blockBytes));
+    const found = (await run(world)).replicas.find((each) => each.name === replica!.name);
+    expect(found?.strayed?.ranges).toEqual([{ first: 0, count: 1 }]);
+    source.resize(blocks);
+    await expect(run(world)).rejects.toMatchObject({ code: "size_mismatch" });
+  }
+});
