@@ -282,3 +282,27 @@ test("what is sent to who was away is written down before, also where no host na
     expect(runs.map(({ sent }) => sent !== undefined)).toEqual(runs.map(() => true));
   expect(world.content(east).equals(world.content(source))).toBe(true);
 });
+
+test("a single block is found wherever it was written, whatever extents its host remembers", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await World.make(randomOf(5), store, true);
+  const volumes = world.volumes as [Remembering, Remembering, Remembering];
+  const [source] = volumes;
+  await world.run();
+  for (let at = 0; at < 2 * extentBlocks; at++) {
+    await world.know();
+    await world.run();
+    await world.know();
+    const lba = 64 * extentBlocks + at; // where a page of truth begins
+    await source.write(lba, [bytesOf(world.random, blockBytes)]);
+    await world.know();
+    expect([at, (await world.run()).changed]).toEqual([at, 1]);
+    for (const volume of volumes)
+      expect([at, volume.name, world.content(volume).equals(world.content(source))]).toEqual([
+        at,
+        volume.name,
+        true,
+      ]);
+  }
+});

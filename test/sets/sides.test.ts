@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import { handOutAlone } from "../../src/sets/failover.ts";
 import { bytesOf } from "../support/data.ts";
-import { extentBytes, name, world } from "./roles-fixture.ts";
+import { blockBytes, extentBytes, name, world } from "./roles-fixture.ts";
 
 test("who was handed out by his host alone, and then by a failover, does not lose what was written to him between", async () => {
   await using made = await world(2); // east keeps whole generations
@@ -251,4 +251,29 @@ test("what a roll back took of a replica that was handed out by its host alone d
   await made.failBack({ prefer: "source" });
   for (const site of made.sites)
     expect([site.name, site.content.equals(atSource)]).toEqual([site.name, true]);
+});
+
+test("what is overwritten of a side is kept where it lies, also beside what its giver has changed meanwhile", async () => {
+  await using made = await world(2);
+  const [source, east] = [made.site("source"), made.site("east")];
+  await made.run();
+  await made.failOver();
+  for (const { disk } of [source, east]) disk.change(0, bytesOf(made.random, 3 * extentBytes));
+  const atEast = east.content;
+  const write = made.store.write.bind(made.store);
+  let isWritten = false;
+  made.store.write = async (lease, action) => {
+    await write(lease, action);
+    if (!isWritten) source.disk.change(0, bytesOf(made.random, extentBytes));
+    isWritten = true;
+  };
+  await made.failBack({ prefer: "source" });
+  await made.run();
+  expect(east.content.equals(source.content)).toBe(true);
+  for (const extent of [1, 2])
+    expect(
+      made.kept
+        .get(`east ${(extent * extentBytes) / blockBytes}`)
+        ?.equals(atEast.subarray(extent * extentBytes, (extent + 1) * extentBytes)),
+    ).toBe(true);
 });
