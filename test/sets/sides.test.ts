@@ -2,7 +2,7 @@
 // wrong instant.
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
-import { handOutAlone } from "../../src/sets/failover.ts";
+import { failOver, handOutAlone } from "../../src/sets/failover.ts";
 import { bytesOf } from "../support/data.ts";
 import { blockBytes, extentBytes, name, world } from "./roles-fixture.ts";
 
@@ -276,4 +276,83 @@ test("what is overwritten of a side is kept where it lies, also beside what its 
         .get(`east ${(extent * extentBytes) / blockBytes}`)
         ?.equals(atEast.subarray(extent * extentBytes, (extent + 1) * extentBytes)),
     ).toBe(true);
+});
+
+test("a host that hands its replica out alone takes it from whoever has it before it is returned to what it was", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume, disk } = made.site("east");
+  await made.run();
+  const held = made.site("east").content;
+  let isTaken = false;
+  volume.takeFence = async () => {
+    isTaken = true;
+    return true;
+  };
+  const label = volume.labelWhole!.bind(volume);
+  volume.labelWhole = async (its, signal) => {
+    if (!isTaken) disk.change(0, bytesOf(made.random, extentBytes)); // of a run that sleeps
+    await label(its, signal);
+  };
+  await handOutAlone(volume, false);
+  expect(isTaken).toBe(true);
+  expect(made.site("east").content.equals(held)).toBe(true);
+});
+
+test("a failover that is done again takes the replica from who died with it, and does nothing when it is late itself", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failOver();
+  const calls: string[] = [];
+  volume.fence = async (_, { ifFenced = false } = {}) => {
+    calls.push(ifFenced ? "take from the dead" : "fence");
+    return true;
+  };
+  volume.unfence = async () => {
+    calls.push("unfence");
+  };
+  expect((await made.failOver()).already).toBe(true);
+  expect(calls).toEqual(["take from the dead", "unfence"]);
+  // It has seen the set when that followed the east, slept, and goes on when it does not any more.
+  const before = await made.store.set(name);
+  await made.failBack();
+  const store = new Proxy(made.store, {
+    get: (its, key) => {
+      if (key === "set") return async () => before;
+      if (key !== "acquire") return Reflect.get(its, key).bind(its);
+      return async (set: string, owner: string, ttlMs: number) => {
+        const renew = async () => {
+          throw new AgentError("not_known", "its lease was lost");
+        };
+        return Object.assign((await its.acquire(set, owner, ttlMs))!, { renew });
+      };
+    },
+  });
+  calls.length = 0;
+  const late = failOver(name, { ...made.options(), store, replica: "east", force: false });
+  await expect(late).rejects.toMatchObject({ code: "not_known" });
+  expect(calls).not.toContain("unfence");
+  expect((await volume.wholeState!()).label).toMatchObject({ handedOut: false });
+});
+
+test("what a roll back by hand put back is not said to be somebody's writing", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume, disk } = made.site("east");
+  await made.run();
+  made.write("source", [1]);
+  let flushes = 0;
+  disk.before = (operation) => {
+    // The last one ends the run there.
+    if (operation === "flush" && disk.cache.equals(made.site("source").content) && ++flushes > 1)
+      throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.run();
+  disk.before = () => undefined;
+  expect((await volume.wholeState!()).state).toBe("open");
+  await volume.rollBackWhole!();
+  const strayed = async () =>
+    (await made.run()).replicas.find((replica) => replica.name === "east")!.strayed?.ranges;
+  expect(await strayed()).toBeUndefined();
+  made.write("east", [0]);
+  expect(await strayed()).toEqual([{ first: 0, count: 1 }]);
 });
