@@ -206,3 +206,63 @@ test("who is followed no more, and lacks what a failback has mixed, is not said 
   for (const site of made.sites)
     expect([site.name, site.content.equals(made.site("source").content)]).toEqual([site.name, true]);
 });
+
+/** Mixes, while one side takes no writes; `to` is to be followed. */
+async function mixedWithout(made: World, at: "source" | "east", to?: string): Promise<void> {
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const { disk } = made.site(at);
+  disk.before = (operation) => {
+    if (operation === "write") throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.failBack({ prefer: "east", mix: true, to }).catch((error: unknown) => {
+    expect(error).toMatchObject({ code: "not_whole" });
+  });
+  disk.before = () => undefined;
+}
+
+const pendingFor = async (made: World, at: string): Promise<number> => {
+  const { members } = await made.store.set(name);
+  const { id } = members.find((member) => member.name === at)!;
+  return (await made.store.pendingCounts(name)).get(id) ?? 0;
+};
+
+test("what was pending for who parts is forgotten also where whoever is handed out holds the truth already", async () => {
+  await using made = await world(2);
+  await mixedWithout(made, "source");
+  expect(await pendingFor(made, "source")).toBe(1);
+  await made.failOver("west");
+  expect(await pendingFor(made, "source")).toBe(0);
+});
+
+test("what a side lacks stays pending while it can't be read there", async () => {
+  await using made = await world(2);
+  const { disk } = made.site("east");
+  await mixedWithout(made, "east", "east");
+  expect(await pendingFor(made, "east")).toBe(1);
+  for (const lba of [2, 3]) disk.unreadable.add(lba);
+  await made.failBack({ to: "east" }).catch(() => {}); // nothing can be kept of it
+  expect(await pendingFor(made, "east")).toBe(1);
+  disk.unreadable.clear();
+  await made.failBack({ to: "east" });
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(made.site("source").content)]).toEqual([site.name, true]);
+});
+
+test("nothing is pending for who is handed out by force, also where it can't be read", async () => {
+  await using made = await world(4); // east keeps nothing
+  const { disk } = made.site("east");
+  await made.run();
+  made.write("source", [1]);
+  disk.before = (operation) => {
+    if (operation === "write") throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.run();
+  disk.before = () => undefined;
+  expect(await pendingFor(made, "east")).toBe(1);
+  disk.unreadable.add(2);
+  await made.failOver("east", true);
+  expect(await pendingFor(made, "east")).toBe(0);
+});

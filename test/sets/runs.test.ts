@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import type { OpenVolume } from "../../src/sets/points.ts";
+import { releaseReplica } from "../../src/sets/release.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
@@ -180,4 +181,45 @@ test("a replica grows with its source, and what it had of the last extent before
     source.resize(blocks);
     await expect(run(world)).rejects.toMatchObject({ code: "size_mismatch" });
   }
+});
+
+test("an address that leads to the source itself is no replica: it is not fenced, and not written to", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await made(randomOf(3), store);
+  const { source, replicas } = world;
+  let fences = 0;
+  Object.assign(source, { fence: async () => ++fences > 0 });
+  const open: OpenVolume = async (address) =>
+    address === "replica-0" ? source : [source, ...replicas].find((volume) => volume.name === address)!;
+  const found = (await run(world, store, open)).replicas.find((replica) => replica.name === "replica-0");
+  expect(found).toMatchObject({ state: "offline", reason: expect.stringMatching(/is the source itself/) });
+  expect(fences).toBe(0);
+});
+
+test("another volume in a replica's place is not given up with it", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await made(randomOf(3), store);
+  await run(world);
+  const { facts, members } = await store.set(name);
+  const member = members.find(({ role }) => role === "replica")!;
+  const calls: string[] = [];
+  const release = async (volume: NamedVolume) => {
+    const lease = (await store.acquire(name, "test", 1000))!;
+    Object.assign(volume, {
+      fence: async () => calls.push("fence") > 0,
+      unfence: async () => void calls.push("unfence"),
+    });
+    try {
+      return await releaseReplica(member, { facts, lease, open: async () => volume });
+    } finally {
+      await lease.release();
+    }
+  };
+  const other = new NamedVolume("somebody's", Buffer.alloc(blockBytes));
+  await expect(release(other)).rejects.toMatchObject({ code: "identity_mismatch" });
+  expect(calls).toEqual([]);
+  expect(await release(world.replicas[0]!)).toBe(true);
+  expect(calls).toEqual(["fence", "unfence"]);
 });

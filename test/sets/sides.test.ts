@@ -2,8 +2,11 @@
 // wrong instant.
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
+import { failBack } from "../../src/sets/failback.ts";
 import { failOver, handOutAlone } from "../../src/sets/failover.ts";
+import { runSet } from "../../src/sets/run.ts";
 import { bytesOf } from "../support/data.ts";
+import { MemoryVolume } from "../support/memory-volume.ts";
 import { blockBytes, extentBytes, name, world } from "./roles-fixture.ts";
 
 test("who was handed out by his host alone, and then by a failover, does not lose what was written to him between", async () => {
@@ -355,4 +358,36 @@ test("what a roll back by hand put back is not said to be somebody's writing", a
   expect(await strayed()).toBeUndefined();
   made.write("east", [0]);
   expect(await strayed()).toEqual([{ first: 0, count: 1 }]);
+});
+
+test("another volume in the place of a side is nobody's truth, and is handed out to nobody", async () => {
+  for (const handsOut of [false, true]) {
+    await using made = await world(2);
+    await made.run();
+    if (handsOut) await made.failOver();
+    const leader = handsOut ? "east" : "source";
+    const held = made.sites.map(({ content }) => content);
+    const before = await made.store.set(name);
+    const mismatch = { code: "identity_mismatch", message: expect.stringMatching(/is another volume than/) };
+    const options = (at: string) => ({
+      ...made.options(),
+      open: async (address: string) => {
+        const { volume, content } = made.site(address);
+        if (address !== at) return volume;
+        // An empty disk, of the same size.
+        const other = new MemoryVolume(address, Buffer.alloc(content.length), blockBytes);
+        return Object.assign(other, { identity: { uuid: "another", keys: [], description: "memory" } });
+      },
+    });
+    const how = { prefer: "source", mix: false, to: undefined, keep: made.keep };
+    await expect(runSet(name, options(leader))).rejects.toMatchObject(mismatch);
+    await expect(failBack(name, { ...options(leader), ...how, to: "west" })).rejects.toMatchObject(mismatch);
+    await expect(failOver(name, { ...options("west"), replica: "west", force: true })).rejects.toMatchObject(
+      mismatch,
+    );
+    if (handsOut)
+      await expect(failBack(name, { ...options("source"), ...how })).rejects.toMatchObject(mismatch);
+    expect(await made.store.set(name)).toEqual(before);
+    expect(made.sites.map((site, k) => site.content.equals(held[k]!))).toEqual([true, true, true]);
+  }
 });
