@@ -592,6 +592,31 @@ test("who lacks extents that a failback took of a side that died is handed out a
   expect(made.kept.get("source 2")?.equals(atSource.subarray(extentBytes, 2 * extentBytes))).toBe(true);
 });
 
+test("a side that a failback had begun to overwrite when another replica was handed out is again what its users had", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { east, west } = { east: made.site("east"), west: made.site("west") };
+  await made.run();
+  await made.failOver("east");
+  made.write("east", [0, 4]); // no neighbours: two writes
+  made.write("source", [2]);
+  const atEast = east.content;
+  let writes = 0;
+  east.disk.before = (operation) => {
+    if (operation === "write" && ++writes >= 2) throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.failBack({ prefer: "source" });
+  east.disk.before = () => undefined;
+  expect(east.content.equals(atEast)).toBe(false);
+  await made.failOver("west");
+  west.disk.change(3 * extentBytes, bytesOf(made.random, extentBytes));
+  await expect(made.failBack({ to: "east" })).rejects.toMatchObject({ code: "split_brain" });
+  await made.failBack({ prefer: "east", to: "east" });
+  expect(east.content.equals(atEast)).toBe(true);
+  // The old source is another side of its own.
+  await made.failBack({ prefer: "east", to: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(atEast)]).toEqual([site.name, true]);
+});
+
 test("a replica of which some can't be read is no whole generation", async () => {
   await using made = await world(2);
   await made.run();
