@@ -17,6 +17,7 @@ import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 import { memoryWhole } from "../support/memory-journal.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
+import { newMember, newSet } from "../support/sets.ts";
 
 const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 60);
 const [blockBytes, extentBytes] = [512, 1024];
@@ -68,19 +69,9 @@ class World {
       await Site.make("east", Buffer.alloc(bytes), random() < 0.7),
       await Site.make("west", Buffer.alloc(bytes), random() < 0.5),
     ];
-    const facts = { name, uuid: "ab".repeat(16), extentBytes, blockBytes: 0, digest: "sha256" };
     await store.createSet(
-      { ...facts, maxChange: undefined, createdMs: 0 },
-      sites.map((site, priority) => ({
-        name: site.name,
-        address: site.name,
-        role: priority === 0 ? "source" : "replica",
-        priority,
-        volumeUuid: undefined,
-        generation: 0,
-        lastResult: undefined,
-        lastRunMs: undefined,
-      })),
+      newSet(name, extentBytes),
+      sites.map((site, priority) => newMember(site.name, priority)),
     );
     return new World(random, store, sites);
   }
