@@ -188,7 +188,14 @@ class FailBack {
     try {
       return await openLeader(rival, this.#set.open, true);
     } catch (error) {
-      if (rival.name === to || !(error instanceof AgentError)) throw error;
+      if (!(error instanceof AgentError)) throw error;
+      if (rival.name === to) {
+        const leader = leaderOf(this.#set.facts, this.#members).name;
+        const message =
+          `${error.message}. The set goes on following "${leader}"; if "${to}" is gone for good: ` +
+          `lunsync failback ${this.#name} --to ${leader}`;
+        throw new AgentError(error.code, message, { cause: error });
+      }
       this.#set.onNotice(`Warning: "${rival.name}" stays as it is, and on its own: ${error.message}`);
       return undefined;
     }

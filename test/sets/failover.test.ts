@@ -53,6 +53,7 @@ class World {
   readonly store: TruthStore;
   readonly sites: readonly Site[];
   readonly kept = new Map<string, Buffer>();
+  readonly offline = new Set<string>();
 
   constructor(random: () => number, store: TruthStore, sites: readonly Site[]) {
     this.random = random;
@@ -83,7 +84,10 @@ class World {
   options() {
     return {
       store: this.store,
-      open: async (address: string) => this.site(address).volume,
+      open: async (address: string) => {
+        if (this.offline.has(address)) throw new AgentError("connection_refused", "its host is down");
+        return this.site(address).volume;
+      },
       clock: systemClock,
       random: { bytes: (count: number) => bytesOf(this.random, count) },
       owner: "test",
@@ -353,6 +357,25 @@ test("the set follows another member for good; the old source is a replica then"
   expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("source");
 });
 
+test("a source that is gone for good is left behind; it says how", async () => {
+  await using made = await world(6);
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.offline.add("source");
+  await expect(made.failBack()).rejects.toMatchObject({
+    code: "connection_refused",
+    message: expect.stringMatching(
+      /down\. The set goes on following "east"; .*lunsync failback set --to east$/,
+    ),
+  });
+  expect((await made.failBack({ to: "east" })).source).toBe("east");
+  expect((await made.run()).replicas.map((replica) => [replica.name, replica.state])).toEqual([
+    ["source", "offline"],
+    ["west", "in step"],
+  ]);
+});
+
 test("a failback that dies before it gives the new side to its users does that when it is done again", async () => {
   await using made = await world(2); // east keeps whole generations
   const { volume } = made.site("east");
@@ -535,7 +558,6 @@ test("who lacks extents that a failback took of a side that died is handed out a
   const [atEast, atSource] = [east.content, source.content];
   // It dies when the verdict was written down.
   let [isDown, reads] = [false, 0];
-  const { open } = made.options();
   const write = made.store.write.bind(made.store);
   made.store.write = async (lease, action) => {
     await write(lease, action);
@@ -552,30 +574,24 @@ test("who lacks extents that a failback took of a side that died is handed out a
   });
   expect([isDown, reads > 0]).toEqual([true, true]);
   made.store.write = write;
-  const options = () => ({
-    ...made.options(),
-    open: async (address: string) => {
-      if (isDown && address === "source") throw new AgentError("connection_refused", "its host is down");
-      return open(address);
-    },
-  });
-  const failOverTo = (replica: string, force: boolean) => failOver(name, { ...options(), replica, force });
-  await expect(failOverTo("east", false)).rejects.toMatchObject({
+  made.offline.add("source");
+  await expect(made.failOver("east")).rejects.toMatchObject({
     code: "not_whole",
     message: expect.stringMatching(/A failback was cut off/),
   });
-  const done = await failOverTo("east", true);
+  const done = await made.failOver("east", true);
   expect(done.already).toBe(false);
   expect(east.content.equals(atEast)).toBe(true);
   made.write("east", [2]);
   const later = east.content;
-  const last = await runSet(name, options());
+  const last = await made.run();
   expect(last.replicas.map((replica) => [replica.name, replica.state])).toEqual([
     ["source", "offline"],
     ["west", expect.stringMatching(/offline|in step/)],
   ]);
   // The old source is back, with what it had.
   isDown = false;
+  made.offline.clear();
   expect(source.content.equals(atSource)).toBe(true);
   await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
   await made.failBack({ prefer: "east" });
