@@ -57,6 +57,7 @@ function targetsText({ portal, targets }: { portal: string; targets: readonly Di
 async function factsOf(volume: Volume) {
   const { geometry, identity, traits } = volume;
   const unit = volume instanceof ScsiVolume ? volume.facts : undefined;
+  const reservation = volume instanceof ScsiVolume ? await volume.reservedBy() : undefined;
   const whole = traits.keepsWhole ? await volume.wholeState?.() : undefined;
   return {
     volume: volume.name,
@@ -70,6 +71,8 @@ async function factsOf(volume: Volume) {
     physicalBlockBytes: unit?.physicalBlockBytes ?? null,
     remote: unit !== undefined,
     writeProtected: unit?.writeProtected ?? null,
+    /** Who alone may write to it. */
+    reservation: reservation ? { key: reservation.key, run: reservation.run ?? null } : null,
     thin: traits.thin,
     /** Its own host digests its extents. */
     vendorCommands: unit ? unit.vendorPage !== undefined : null,
@@ -133,7 +136,13 @@ function textOf(facts: Awaited<ReturnType<typeof factsOf>>): string {
   if (facts.whole) rows.push(["Generation", wholeText(facts.whole)]);
   if (facts.whole?.label) {
     const { set, generation, handedOut } = facts.whole.label;
-    rows.push(["Replica of", `set ${set}, generation ${generation}${handedOut ? "; handed out" : ""}`]);
+    const what = generation === 0 ? "no generation of it as a whole" : `generation ${generation}`;
+    rows.push(["Replica of", `set ${set}, ${what}${handedOut ? "; handed out" : ""}`]);
+  }
+  if (facts.reservation) {
+    const { run, key } = facts.reservation;
+    const whose = run === null ? "somebody else" : `run ${run} of a replication set, and later ones`;
+    rows.push(["Reserved", `for ${whose} (key ${key})`]);
   }
   const singles = facts.digests.filter((text) => /^[a-z0-9]+$/.test(text));
   const others = facts.digests.length - singles.length;

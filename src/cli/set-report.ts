@@ -55,11 +55,49 @@ export function statusText({ facts, holder, members }: SetStatus, nowMs: number)
   return `${[head, ...rows].join("\n")}\n`;
 }
 
+export interface SetSummary {
+  readonly name: string;
+  readonly generation: number;
+  readonly paused: boolean;
+  /** The replica that the set follows; null: its source. */
+  readonly handedOutTo: string | null;
+  readonly replicas: number;
+  /** Of these, what lack something, or hold another generation, or have gone their own way. */
+  readonly behind: number;
+}
+
+export function summaryOf({ facts, members }: SetStatus): SetSummary {
+  const { name, generation, paused, handedOutTo } = facts;
+  const leader = members.find(({ id, role }) =>
+    handedOutTo === undefined ? role === "source" : id === handedOutTo,
+  );
+  const followers = members.filter((member) => member !== leader);
+  const isBehind = (member: SetStatus["members"][number]) =>
+    member.split || member.pending > 0 || member.generation !== generation || generation === 0;
+  return {
+    name,
+    generation,
+    paused,
+    handedOutTo: handedOutTo === undefined ? null : (leader?.name ?? null),
+    replicas: followers.length,
+    behind: followers.filter(isBehind).length,
+  };
+}
+
+export function summaryText({ name, generation, paused, handedOutTo, replicas, behind }: SetSummary): string {
+  const marks = [
+    ...(paused ? ["paused"] : []),
+    ...(handedOutTo === null ? [] : [`handed out to ${handedOutTo}`]),
+  ];
+  const count = `${replicas} ${replicas === 1 ? "replica" : "replicas"}, ${behind} behind`;
+  return `${[name, `generation ${generation}`, count, ...marks].join("  ")}\n`;
+}
+
 const pendingText = ({ pending }: { readonly pending: number }): string =>
   pending > 0 ? `, ${formatCount(pending)} extents pending` : "";
 
 function stateText(member: SetStatus["members"][number]): string {
   const { generation, lastResult, lastRunMs } = member;
   if (lastRunMs === undefined) return "was never run";
-  return `generation ${generation}${pendingText(member)}; ${lastResult} (${new Date(lastRunMs).toISOString()})`;
+  return `generation ${generation}${pendingText(member)}; last run: ${lastResult} (${new Date(lastRunMs).toISOString()})`;
 }

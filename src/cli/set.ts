@@ -11,7 +11,7 @@ import { adopt, releasable, releaseByForce, releaseReplica } from "../sets/relea
 import { runSet } from "../sets/run.ts";
 import type { Lease, Member, NewMember, SetFacts, TruthStore } from "../truth/store.ts";
 import { parseExtent } from "./options.ts";
-import { runText, type SetStatus, statusText } from "./set-report.ts";
+import { runText, type SetStatus, statusText, summaryOf, summaryText } from "./set-report.ts";
 import { changing, print, running, type StoreOptions, withStore, withStoreOptions } from "./truth-store.ts";
 import { isScsiAddress, openVolume } from "./volumes.ts";
 
@@ -162,18 +162,7 @@ Exit status of run: 0 every replica holds the generation, 5 one is behind or off
     )
     .action(run);
   command("status [NAME]", "Says what each replica holds, and what is pending for it.").action(status);
-  command("list", "Names the sets.").action(async (options: StoreOptions) => {
-    const sets = await withStore(options, (store) => store.sets());
-    print(
-      options,
-      { sets: sets.map(({ name, generation, paused }) => ({ name, generation, paused })) },
-      sets
-        .map(
-          ({ name, generation, paused }) => `${name}  generation ${generation}${paused ? "  paused" : ""}\n`,
-        )
-        .join(""),
-    );
-  });
+  command("list", "Names the sets, and says how many of their replicas are behind.").action(list);
 }
 
 const openMember: OpenVolume = (address, writable) => openVolume(address, { writable });
@@ -318,11 +307,20 @@ async function run(
 }
 
 async function status(name: string | undefined, options: StoreOptions): Promise<void> {
-  const all = await withStore(options, async (store) => {
+  const all = await statusOfAll(name, options);
+  print(options, { sets: all }, all.map((each) => statusText(each, systemClock.nowMs())).join("\n"));
+}
+
+async function list(options: StoreOptions): Promise<void> {
+  const sets = (await statusOfAll(undefined, options)).map(summaryOf);
+  print(options, { sets }, sets.map(summaryText).join(""));
+}
+
+function statusOfAll(name: string | undefined, options: StoreOptions): Promise<SetStatus[]> {
+  return withStore(options, async (store) => {
     const names = name === undefined ? (await store.sets()).map((facts) => facts.name) : [name];
     return Promise.all(names.map((each) => statusOf(store, each)));
   });
-  print(options, { sets: all }, all.map((each) => statusText(each, systemClock.nowMs())).join("\n"));
 }
 
 async function statusOf(store: TruthStore, name: string): Promise<SetStatus> {

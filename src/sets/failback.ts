@@ -188,7 +188,14 @@ class FailBack {
     try {
       return await openLeader(rival, this.#set.open, true);
     } catch (error) {
-      if (rival.name === to || !(error instanceof AgentError)) throw error;
+      if (!(error instanceof AgentError)) throw error;
+      if (rival.name === to) {
+        const leader = leaderOf(this.#set.facts, this.#members).name;
+        const message =
+          `${error.message}. The set goes on following "${leader}"; if "${to}" is gone for good: ` +
+          `lunsync failback ${this.#name} --to ${leader}`;
+        throw new AgentError(error.code, message, { cause: error });
+      }
       this.#set.onNotice(`Warning: "${rival.name}" stays as it is, and on its own: ${error.message}`);
       return undefined;
     }
@@ -204,6 +211,7 @@ class FailBack {
       // One that a failback has taken back before takes the writes of that alone.
       if (!point) continue;
       await takeFromDead(this.#set, point.volume);
+      if (point === rival) await this.#restore(point);
       await point.volume.flush();
     }
     const verdict = rival && (await this.#judge(leader, rival));
@@ -289,6 +297,19 @@ class FailBack {
     await transaction.updateMember(old.id, { role: "replica" });
     await transaction.updateMember(target.id, { role: "source" });
     await transaction.updateSet({ handedOutTo: undefined });
+  }
+
+  /** A rival that an earlier failback had begun to overwrite is again what it was before, where its host keeps that. */
+  async #restore({ member, volume }: OnlinePoint): Promise<void> {
+    const { signal, onNotice } = this.#set;
+    const state = await stateOf(volume);
+    const done = state?.state === "open" ? await volume.rollBackWhole!({}, signal) : undefined;
+    const isMixture = done ? done.unreadable + done.lost > 0 : member.split && member.unsettled && !state;
+    if (isMixture)
+      onNotice(
+        `Warning: "${member.name}" has some of what a failback that was cut off has written, and is not what its users had; what that has ` +
+          'overwritten was kept, and "lunsync undo" puts it back',
+      );
   }
 
   /** Finds out what each has changed. @throws ConflictError */

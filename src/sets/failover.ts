@@ -132,7 +132,6 @@ async function handOut(
             baseUnknown: hadOwn || each.keptFirst,
             keptFirst: false,
             history: undefined,
-            unsettled: false,
           });
         // The others may have got what nobody else has.
         for (const each of isCutOff ? others.filter(({ split }) => !split) : [])

@@ -58,6 +58,10 @@ export async function whileLeased<T>(
   try {
     const signals = options.signal ? [options.signal, lost.signal] : [lost.signal];
     return await action(lease, AbortSignal.any(signals));
+  } catch (error) {
+    // Who has lost the set reads what another one is writing, truth and tables one after the other: they need not fit.
+    if (error instanceof AgentError && error.code === "state_damaged") await lease.renew();
+    throw error;
   } finally {
     await renewing[Symbol.asyncDispose]();
     await lease.release().catch(() => {}); // gone with its set, or runs out by itself

@@ -47,6 +47,14 @@ const release = '"lunsync set release SET REPLICA --force" gives it up';
 
 // --- what the unit says ---
 
+/** Who has reserved a unit. */
+export interface Holder {
+  /** Of the reservation, in hexadecimal. */
+  readonly key: string;
+  /** The fence of a run of a replication set; undefined: somebody else. */
+  readonly run: number | undefined;
+}
+
 interface Found {
   readonly keys: readonly bigint[];
   readonly reservation: { readonly key: bigint; readonly type: number } | undefined;
@@ -182,6 +190,16 @@ export class ScsiFence {
     const { reservation } = await this.#found(signal);
     if (reservation?.key === key) return;
     await this.#out(pr.register, { reservationKey: key, aptpl: persists }, signal);
+  }
+
+  /** Who has reserved the unit; undefined if nobody has, or it has no persistent reservations. Nothing is changed. */
+  async holder(signal?: AbortSignal): Promise<Holder | undefined> {
+    const keys = await this.#commands.execute(askKeys, signal, lacks);
+    if (keys.status !== status.good) return undefined;
+    const { reservation } = await this.#found(signal);
+    if (!reservation) return undefined;
+    const { key } = reservation;
+    return { key: hex(key), run: isOurs(key) ? Number(fenceOf(key)) : undefined };
   }
 
   /** Everybody may write again, from here on. */

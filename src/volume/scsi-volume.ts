@@ -13,7 +13,7 @@ import { read16, synchronizeCache10, synchronizeCache16, write16 } from "../scsi
 import { digestByReading } from "./read-digests.ts";
 import { ScsiDigests } from "./scsi-digests.ts";
 import { ScsiExtents } from "./scsi-extents.ts";
-import { ScsiFence } from "./scsi-fence.ts";
+import { type Holder, ScsiFence } from "./scsi-fence.ts";
 import { ScsiMapping } from "./scsi-mapping.ts";
 import { ScsiPoints } from "./scsi-points.ts";
 import { ScsiWhole } from "./scsi-whole.ts";
@@ -378,6 +378,10 @@ export class ScsiVolume implements Volume {
 
   fence(run: Fence, options?: FenceOptions, signal?: AbortSignal): Promise<boolean> {
     return this.#fence.take(run, options, signal);
+  }
+
+  reservedBy(signal?: AbortSignal): Promise<Holder | undefined> {
+    return this.#fence.holder(signal);
   }
 
   takeFence(signal?: AbortSignal): Promise<boolean> {

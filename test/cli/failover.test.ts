@@ -62,6 +62,8 @@ describe("lunsync failover", () => {
     const status = await set("status", "db");
     expect(status.stdout).toMatch(/^db: generation 3, handed out to east$/m);
     expect(status.stdout).toMatch(/source .*: on its own since the failover/);
+    const list = await set("list");
+    expect(list.stdout).toMatch(/^db {2}generation 3 {2}2 replicas, 2 behind {2}handed out to east$/m);
     const inquiry = await lunsync(["inquiry", served.url]);
     expect(inquiry.stdout).toMatch(/^Replica of: .*generation 3; handed out$/m);
     // Nobody synchronizes onto it by accident.

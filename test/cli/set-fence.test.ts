@@ -114,11 +114,16 @@ describe("a replica of a set", () => {
     ]);
     expect(await isInStep()).toBe(true);
     expect((await lunsync(["compare", source, served.url])).status).toBe(0); // reading is everybody's
+    const reserved = () => lunsync(["inquiry", served.url]);
+    expect((await reserved()).stdout).toMatch(
+      /^Reserved: +for run \d+ of a replication set, and later ones \(key 0x4c53[0-9a-f]{12}\)$/m,
+    );
 
     expect(await set("release", "db", "a")).toMatchObject({
       status: 0,
       stdout: '"a" takes writes of everybody until the next run of "db"\n',
     });
+    expect((await reserved()).stdout).not.toContain("Reserved");
     expect((await lunsync(["sync", other, served.url])).status).toBe(0);
     const run = await set("run", "db");
     expect([run.status, run.stderr]).toEqual([0, expect.stringMatching(/somebody else has written/)]);

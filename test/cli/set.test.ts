@@ -286,7 +286,7 @@ describe("lunsync set", () => {
     expect((await set("remove-replica", "db", "east")).status).toBe(0);
     expect((await set("add-replica", "db", `north=${folder.file("served2")}`)).status).toBe(0);
     expect((await set("priorities", "db", "north")).stdout).toBe("north\nwest\n");
-    expect((await set("list")).stdout).toBe("db  generation 0\n");
+    expect((await set("list")).stdout).toBe("db  generation 0  2 replicas, 2 behind\n");
     for (const [args, status, message] of [
       [["run", "nothing"], 5, /no set "?nothing|"nothing"/],
       [["create", "db", "--source", source, "--replica", `a=${folder.file("local")}`], 2, /"db"/],

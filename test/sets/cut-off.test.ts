@@ -2,44 +2,33 @@
 // nobody has them yet.
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
-import { failOver } from "../../src/sets/failover.ts";
-import { runSet } from "../../src/sets/run.ts";
 import { bytesOf } from "../support/data.ts";
 import { extentBytes, name, type Site, type World, world } from "./roles-fixture.ts";
 
-/** Mixes what the source has into the truth, and loses its host after that, as soon as `when`. Returns what finds it so. */
-async function cutOff(made: World, when = () => true) {
-  let isDown = false;
-  const { open } = made.options();
-  const options = () => ({
-    ...made.options(),
-    open: async (address: string) => {
-      if (isDown && address === "source") throw new AgentError("connection_refused", "its host is down");
-      return open(address);
-    },
-  });
-  const write = made.store.write.bind(made.store);
+/** Mixes what the source has into the truth, and loses its host after that, as soon as `when`. Returns what brings it back. */
+async function cutOff(made: World, when = () => true): Promise<() => void> {
+  const { disk } = made.site("source");
   let isWritten = false;
+  const lose = () => {
+    if (isWritten && when()) made.offline.add("source");
+  };
+  const write = made.store.write.bind(made.store);
   made.store.write = async (lease, action) => {
     await write(lease, action);
     const { members } = await made.store.set(name);
     isWritten ||= members.some(({ keptFirst }) => keptFirst);
-    isDown ||= isWritten && when();
+    lose();
   };
-  made.site("source").disk.before = () => {
-    isDown ||= isWritten && when();
-    if (isDown) throw new AgentError("connection_lost", "its host is down");
+  disk.before = () => {
+    lose();
+    if (made.offline.has("source")) throw new AgentError("connection_lost", "its host is down");
   };
   await expect(made.failBack({ prefer: "east", mix: true })).rejects.toMatchObject({ code: "not_whole" });
   made.store.write = write;
-  expect(isDown).toBe(true);
-  return {
-    run: () => runSet(name, options()),
-    failOver: (replica: string, force = false) => failOver(name, { ...options(), replica, force }),
-    back: () => {
-      isDown = false;
-      made.site("source").disk.before = () => undefined;
-    },
+  expect(made.offline.has("source")).toBe(true);
+  return () => {
+    made.offline.clear();
+    disk.before = () => undefined;
   };
 }
 
@@ -49,11 +38,11 @@ test("no run brings others to who lacks what a failback has mixed, and nothing o
   await made.failOver();
   made.write("east", [0]);
   made.write("source", [0, 1]);
-  const { run, back } = await cutOff(made);
+  const back = await cutOff(made);
   const held = made.sites.map(({ content }) => content);
   for (const isBack of [false, true]) {
     if (isBack) back();
-    await expect(run()).rejects.toMatchObject({
+    await expect(made.run()).rejects.toMatchObject({
       code: "split_brain",
       message: expect.stringMatching(/Cannot run "set" from "east": a failback was cut off/),
     });
@@ -75,8 +64,8 @@ test("what was pending for who parts from the set is forgotten: the set goes on 
   east.disk.change(0, Buffer.alloc(extentBytes));
   made.write("source", [1]);
   const atSource = source.content;
-  const { run, failOver: failOverTo, back } = await cutOff(made);
-  await failOverTo("west", true);
+  const back = await cutOff(made);
+  await made.failOver("west", true);
   const { members } = await made.store.set(name);
   const parted = members.filter(({ split }) => split);
   expect(parted.map((member) => member.name)).toEqual(["source", "east"]);
@@ -87,7 +76,7 @@ test("what was pending for who parts from the set is forgotten: the set goes on 
   await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
   // What was deleted is there again, and then another one.
   made.site("west").disk.change(0, bytesOf(made.random, extentBytes));
-  await run();
+  await made.run();
   expect(source.content.equals(atSource)).toBe(true);
   await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
   const atWest = made.site("west").content;
@@ -129,11 +118,11 @@ test("who has got extents of a side that died, and nobody else has, keeps them u
   };
   const only = source.content.subarray(extentBytes, 2 * extentBytes);
   const atWest = () => west.content.subarray(extentBytes, 2 * extentBytes);
-  const { run, failOver: failOverTo, back } = await cutOff(made, () => atWest().equals(only));
+  const back = await cutOff(made, () => atWest().equals(only));
   expect(atWest().equals(only)).toBe(true);
   east.disk.before = () => undefined;
-  await failOverTo("east", true);
-  const found = (await run()).replicas.find((replica) => replica.name === "west");
+  await made.failOver("east", true);
+  const found = (await made.run()).replicas.find((replica) => replica.name === "west");
   expect(found).toMatchObject({ state: "offline", reason: expect.stringMatching(/a failback was cut off/) });
   expect(atWest().equals(only)).toBe(true);
   back();

@@ -5,8 +5,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
 import { type FailBackOptions, failBack } from "../../src/sets/failback.ts";
-import { failOver, handOutAlone } from "../../src/sets/failover.ts";
-import { runSet } from "../../src/sets/run.ts";
+import { handOutAlone } from "../../src/sets/failover.ts";
 import { ConflictError } from "../../src/sets/verdict.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { below, bytesOf, oneOf } from "../support/data.ts";
@@ -201,6 +200,25 @@ test("the set follows another member for good; the old source is a replica then"
   expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("source");
 });
 
+test("a source that is gone for good is left behind; it says how", async () => {
+  await using made = await world(6);
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.offline.add("source");
+  await expect(made.failBack()).rejects.toMatchObject({
+    code: "connection_refused",
+    message: expect.stringMatching(
+      /down\. The set goes on following "east"; .*lunsync failback set --to east$/,
+    ),
+  });
+  expect((await made.failBack({ to: "east" })).source).toBe("east");
+  expect((await made.run()).replicas.map((replica) => [replica.name, replica.state])).toEqual([
+    ["source", "offline"],
+    ["west", "in step"],
+  ]);
+});
+
 test("a failback that dies before it gives the new side to its users does that when it is done again", async () => {
   await using made = await world(2); // east keeps whole generations
   const { volume } = made.site("east");
@@ -384,7 +402,6 @@ test("who lacks extents that a failback took of a side that died is handed out a
   const [atEast, atSource] = [east.content, source.content];
   // It dies when the verdict was written down.
   let [isDown, reads] = [false, 0];
-  const { open } = made.options();
   const write = made.store.write.bind(made.store);
   made.store.write = async (lease, action) => {
     await write(lease, action);
@@ -401,35 +418,54 @@ test("who lacks extents that a failback took of a side that died is handed out a
   });
   expect([isDown, reads > 0]).toEqual([true, true]);
   made.store.write = write;
-  const options = () => ({
-    ...made.options(),
-    open: async (address: string) => {
-      if (isDown && address === "source") throw new AgentError("connection_refused", "its host is down");
-      return open(address);
-    },
-  });
-  const failOverTo = (replica: string, force: boolean) => failOver(name, { ...options(), replica, force });
-  await expect(failOverTo("east", false)).rejects.toMatchObject({
+  made.offline.add("source");
+  await expect(made.failOver("east")).rejects.toMatchObject({
     code: "not_whole",
     message: expect.stringMatching(/A failback was cut off/),
   });
-  const done = await failOverTo("east", true);
+  const done = await made.failOver("east", true);
   expect(done.already).toBe(false);
   expect(east.content.equals(atEast)).toBe(true);
   made.write("east", [2]);
   const later = east.content;
-  const last = await runSet(name, options());
+  const last = await made.run();
   expect(last.replicas.map((replica) => [replica.name, replica.state])).toEqual([
     ["source", "offline"],
     ["west", expect.stringMatching(/offline|in step/)],
   ]);
   // The old source is back, with what it had.
   isDown = false;
+  made.offline.clear();
   expect(source.content.equals(atSource)).toBe(true);
   await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
   await made.failBack({ prefer: "east" });
   for (const site of made.sites) expect([site.name, site.content.equals(later)]).toEqual([site.name, true]);
   expect(made.kept.get("source 2")?.equals(atSource.subarray(extentBytes, 2 * extentBytes))).toBe(true);
+});
+
+test("a side that a failback had begun to overwrite when another replica was handed out is again what its users had", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { east, west } = { east: made.site("east"), west: made.site("west") };
+  await made.run();
+  await made.failOver("east");
+  made.write("east", [0, 4]); // no neighbours: two writes
+  made.write("source", [2]);
+  const atEast = east.content;
+  let writes = 0;
+  east.disk.before = (operation) => {
+    if (operation === "write" && ++writes >= 2) throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.failBack({ prefer: "source" });
+  east.disk.before = () => undefined;
+  expect(east.content.equals(atEast)).toBe(false);
+  await made.failOver("west");
+  west.disk.change(3 * extentBytes, bytesOf(made.random, extentBytes));
+  await expect(made.failBack({ to: "east" })).rejects.toMatchObject({ code: "split_brain" });
+  await made.failBack({ prefer: "east", to: "east" });
+  expect(east.content.equals(atEast)).toBe(true);
+  // The old source is another side of its own.
+  await made.failBack({ prefer: "east", to: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(atEast)]).toEqual([site.name, true]);
 });
 
 test("a replica of which some can't be read is no whole generation", async () => {

@@ -3,10 +3,11 @@ import { AgentError } from "../../src/base/errors.ts";
 import { systemClock } from "../../src/platform/clock.ts";
 import type { OpenVolume } from "../../src/sets/points.ts";
 import { runSet } from "../../src/sets/run.ts";
-import type { NewMember, TruthStore } from "../../src/truth/store.ts";
+import type { TruthStore } from "../../src/truth/store.ts";
 import type { VolumeIdentity } from "../../src/volume/volume.ts";
 import { below, bytesOf } from "../support/data.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
+import { newMember, newSet } from "../support/sets.ts";
 
 export const blockBytes = 512;
 const extentBytes = 1024;
@@ -29,17 +30,6 @@ export interface World {
   readonly offline: Set<string>;
 }
 
-const memberOf = (volume: NamedVolume, priority: number): NewMember => ({
-  name: volume.name,
-  address: volume.name,
-  role: priority === 0 ? "source" : "replica",
-  priority,
-  volumeUuid: undefined,
-  generation: 0,
-  lastResult: undefined,
-  lastRunMs: undefined,
-});
-
 export async function made(random: () => number, store: TruthStore): Promise<World> {
   const bytes = (1 + below(random, 200)) * extentBytes - below(random, 2) * blockBytes;
   const contents = () => (random() < 0.5 ? Buffer.alloc(bytes) : bytesOf(random, bytes));
@@ -50,16 +40,8 @@ export async function made(random: () => number, store: TruthStore): Promise<Wor
     (_, i) => new NamedVolume(`replica-${i}`, random() < 0.5 ? data : contents()),
   );
   await store.createSet(
-    {
-      name,
-      uuid: "01".repeat(16),
-      extentBytes,
-      blockBytes: 0,
-      digest: "sha256",
-      maxChange: undefined,
-      createdMs: 0,
-    },
-    [source, ...replicas].map(memberOf),
+    newSet(name, extentBytes),
+    [source, ...replicas].map((volume, priority) => newMember(volume.name, priority)),
   );
   return { random, store, source, replicas, offline: new Set() };
 }

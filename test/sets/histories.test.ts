@@ -19,6 +19,7 @@ import { below, bytesOf, oneOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 import { memoryHistories, memoryStorage } from "../support/memory-storage.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
+import { newMember, newSet } from "../support/sets.ts";
 
 const cases = Number(process.env.LUNSYNC_TEST_CASES ?? 25);
 const blockBytes = 512;
@@ -100,25 +101,8 @@ class World {
       }),
     );
     await store.createSet(
-      {
-        name,
-        uuid: "ab".repeat(16),
-        extentBytes: extentBlocks * blockBytes,
-        blockBytes: 0,
-        digest: "sha256",
-        maxChange: undefined,
-        createdMs: 0,
-      },
-      volumes.map((volume, priority) => ({
-        name: volume.name,
-        address: volume.name,
-        role: priority === 0 ? "source" : "replica",
-        priority,
-        volumeUuid: undefined,
-        generation: 0,
-        lastResult: undefined,
-        lastRunMs: undefined,
-      })),
+      newSet(name, extentBlocks * blockBytes),
+      volumes.map((volume, priority) => newMember(volume.name, priority)),
     );
     return new World(random, store, volumes);
   }

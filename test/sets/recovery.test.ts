@@ -3,7 +3,11 @@
 import { rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { AgentError } from "../../src/base/errors.ts";
+import { systemClock } from "../../src/platform/clock.ts";
+import { whileLeased } from "../../src/sets/lease.ts";
 import type { ReplicaResult } from "../../src/sets/pass.ts";
+import type { Lease, TruthStore } from "../../src/truth/store.ts";
 import { journalState } from "../../src/whole/format.ts";
 import { bytesOf, randomOf } from "../support/data.ts";
 import type { SimHost } from "./sim-host.ts";
@@ -244,6 +248,29 @@ describe("a manager that lives", () => {
     });
     expect(two.results.at(-1)!.replicas.map(({ state }) => state)).toEqual(["in step", "in step"]);
     await changed.recovers();
+  });
+
+  test("and reads truth and tables while another writes them is told that it has lost the set", async () => {
+    const noStore = {} as TruthStore;
+    for (const [isLost, code] of [
+      [true, "not_known"],
+      [false, "state_damaged"],
+    ] as const) {
+      const lease: Lease = {
+        set: "set",
+        fence: 1,
+        renew: async () => {
+          if (isLost) throw new AgentError("not_known", "its lease was lost");
+        },
+        release: async () => {},
+      };
+      const store = { ...noStore, acquire: async () => lease };
+      const action = async () => {
+        throw new AgentError("state_damaged", "the action table and the truth database are not of one state");
+      };
+      const options = { store, clock: systemClock, owner: "test" };
+      await expect(whileLeased("set", options, action)).rejects.toMatchObject({ code });
+    }
   });
 
   test("keeps another one out: that says who has the set", async () => {

@@ -13,6 +13,7 @@ import { below, bytesOf, randomOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
 import { memoryWhole } from "../support/memory-journal.ts";
 import { MemoryVolume } from "../support/memory-volume.ts";
+import { newMember, newSet } from "../support/sets.ts";
 
 export const [blockBytes, extentBytes] = [512, 1024];
 export const name = "set";
@@ -47,6 +48,7 @@ export class World {
   readonly store: TruthStore;
   readonly sites: readonly Site[];
   readonly kept = new Map<string, Buffer>();
+  readonly offline = new Set<string>();
 
   constructor(random: () => number, store: TruthStore, sites: readonly Site[]) {
     this.random = random;
@@ -63,19 +65,9 @@ export class World {
       await Site.make("east", Buffer.alloc(bytes), random() < 0.7),
       await Site.make("west", Buffer.alloc(bytes), random() < 0.5),
     ];
-    const facts = { name, uuid: "ab".repeat(16), extentBytes, blockBytes: 0, digest: "sha256" };
     await store.createSet(
-      { ...facts, maxChange: undefined, createdMs: 0 },
-      sites.map((site, priority) => ({
-        name: site.name,
-        address: site.name,
-        role: priority === 0 ? "source" : "replica",
-        priority,
-        volumeUuid: undefined,
-        generation: 0,
-        lastResult: undefined,
-        lastRunMs: undefined,
-      })),
+      newSet(name, extentBytes),
+      sites.map((site, priority) => newMember(site.name, priority)),
     );
     return new World(random, store, sites);
   }
@@ -87,7 +79,10 @@ export class World {
   options() {
     return {
       store: this.store,
-      open: async (address: string) => this.site(address).volume,
+      open: async (address: string) => {
+        if (this.offline.has(address)) throw new AgentError("connection_refused", "its host is down");
+        return this.site(address).volume;
+      },
       clock: systemClock,
       random: { bytes: (count: number) => bytesOf(this.random, count) },
       owner: "test",

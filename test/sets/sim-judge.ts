@@ -13,7 +13,7 @@
 //
 // Who writes to a replica without holding the set's lease is a stranger: a run that wakes up late, too.
 import { assert } from "../../src/base/assert.ts";
-import type { Header } from "../../src/whole/format.ts";
+import { type Header, journalState } from "../../src/whole/format.ts";
 import type { MemberState, SimDatabase, TruthState } from "./sim-database.ts";
 import { identified } from "./sim-disk.ts";
 import { type Connection, command, type SimHost } from "./sim-host.ts";
@@ -88,7 +88,12 @@ export class Judge {
     for (const host of hosts) {
       this.#strange.set(host, new Set());
       this.#answers.set(host, new Map());
-      host.disk.onLoss = (extents) => this.roles.lost(host, extents);
+      host.disk.onLoss = (extents) => {
+        this.roles.lost(host, extents);
+        // What a disk has lost of a roll back and lied about is handed out as its cache has it.
+        if (this.#runs.get(this.#database.holder() ?? "")?.what === "failover")
+          for (const extent of extents) this.strangeOf(host).add(extent);
+      };
       host.disk.onPut = (extents) => this.#put(host, extents);
       host.disk.onAnswer = (extent, identifier) => {
         const to = command.getStore()?.owner ?? "";
@@ -321,7 +326,9 @@ export class Judge {
     );
     const strange = this.#strange.get(host)!;
     const run = this.#runs.get(who ?? "");
-    if (run?.what === "failover" || run?.what === "alone" || who === operator) {
+    const rollsBack = host.served?.journal.header.state === journalState.rollingBack;
+    const mayRollBack = run?.what === "failback" && rollsBack;
+    if (run?.what === "failover" || run?.what === "alone" || who === operator || mayRollBack) {
       this.roles.rolledBack(host, extents, run);
       return;
     }

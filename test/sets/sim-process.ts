@@ -9,9 +9,10 @@ import type { RunResult, SetOptions } from "../../src/sets/pass.ts";
 import { runSet } from "../../src/sets/run.ts";
 import type { SpoolFile } from "../../src/sets/spool.ts";
 import { ConflictError, type Preference } from "../../src/sets/verdict.ts";
-import type { Lease, NewMember, TruthStore } from "../../src/truth/store.ts";
+import type { Lease, TruthStore } from "../../src/truth/store.ts";
 import type { Volume } from "../../src/volume/volume.ts";
 import { bytesOf, oneOf } from "../support/data.ts";
+import { newMember } from "../support/sets.ts";
 import type { SimDatabase } from "./sim-database.ts";
 import { identified } from "./sim-disk.ts";
 import type { SimHost } from "./sim-host.ts";
@@ -36,17 +37,6 @@ export interface Surroundings {
   /** Nobody else does anything with the set. */
   readonly isAlone: (manager: SimManager) => boolean;
 }
-
-export const memberOf = (host: SimHost, priority: number): NewMember => ({
-  name: host.name,
-  address: host.name,
-  role: priority === 0 ? "source" : "replica",
-  priority,
-  volumeUuid: undefined,
-  generation: 0,
-  lastResult: undefined,
-  lastRunMs: undefined,
-});
 
 type Work = (store: TruthStore, life: Life, owner: string) => Promise<unknown>;
 
@@ -247,7 +237,7 @@ export class SimManager {
     this.#command(async (store, lease) => {
       const { members } = await store.set(setName);
       if (members.some(({ name }) => name === host.name)) return;
-      await store.addMember(lease, memberOf(host, members.length + 1));
+      await store.addMember(lease, newMember(host.name, members.length + 1));
     });
   }
 

@@ -123,9 +123,11 @@ export class Roles {
 
   /** A roll back's. */
   rolledBack(host: SimHost, extents: readonly number[], run: RunFacts | undefined): void {
+    const failsBack = run?.what === "failback";
     this.#court.demand(
-      run === undefined || run.target === host.name,
-      `a failover of "${run?.target}" writes to nobody else, and not to "${host.name}"`,
+      run === undefined ||
+        (failsBack ? this.#memberOf(host, this.#state)?.split === true : run.target === host.name),
+      `a failover of "${run?.target}", or a failback, rolls nobody else back, and not "${host.name}"`,
     );
     for (const extent of extents) this.#returned.get(host)!.add(extent);
   }

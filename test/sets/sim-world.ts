@@ -8,11 +8,12 @@ import { hash } from "node:crypto";
 import { ConflictError } from "../../src/sets/verdict.ts";
 import { journalState } from "../../src/whole/format.ts";
 import { oneOf } from "../support/data.ts";
+import { newMember, newSet } from "../support/sets.ts";
 import { SimDatabase } from "./sim-database.ts";
 import { SimDisk } from "./sim-disk.ts";
 import { SimHost } from "./sim-host.ts";
 import { Judge, SimulationError } from "./sim-judge.ts";
-import { memberOf, SimManager, setName } from "./sim-process.ts";
+import { SimManager, setName } from "./sim-process.ts";
 import { leaderIn } from "./sim-roles.ts";
 import { SimNetwork } from "./sim-session.ts";
 import { chance, Life, type Random, SimTime } from "./sim-time.ts";
@@ -100,16 +101,8 @@ export class SimWorld {
     const made = (async () => {
       await using store = await this.database.store(life);
       await store.createSet(
-        {
-          name: setName,
-          uuid: setUuid,
-          extentBytes: this.#extentBytes,
-          blockBytes: 0,
-          digest: "sha256",
-          maxChange: undefined,
-          createdMs: 0,
-        },
-        [this.source, ...this.replicas].map(memberOf),
+        { ...newSet(setName, this.#extentBytes), uuid: setUuid },
+        [this.source, ...this.replicas].map(({ name }, priority) => newMember(name, priority)),
       );
     })();
     await this.until(made);

@@ -10,6 +10,7 @@ import {
   type TruthPage,
   type TruthStore,
 } from "../../src/truth/store.ts";
+import { newMember } from "../support/sets.ts";
 
 /** By a path or a URL. */
 export const openStore = (address: string): Promise<TruthStore> =>
@@ -39,14 +40,8 @@ export const setNamed = (name: string): NewSet => ({
 });
 
 export const memberNamed = (name: string, priority = 0): NewMember => ({
-  name,
-  address: `/dev/${name}`,
+  ...newMember(name, priority, `/dev/${name}`),
   role: name === "source" ? "source" : "replica",
-  priority,
-  volumeUuid: undefined,
-  generation: 0,
-  lastResult: undefined,
-  lastRunMs: undefined,
 });
 
 /** Statements that make tables of version 1 of the newest. */
