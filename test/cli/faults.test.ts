@@ -200,17 +200,19 @@ test.each([
 test("a source that is written to all the time is never called equal", async () => {
   await using folder = await WorkFolder.make();
   const [source, replica] = [folder.file("source"), folder.file("replica")];
-  await writePair(source, replica, 9, 8 * MiB, 30);
+  // A pass lasts longer than the writer ever has to wait for his turn.
+  const bytes = 128 * MiB;
+  await writePair(source, replica, 9, bytes, 30);
   await using writer = await open(source, "r+");
   let writing = true;
   const writes = (async () => {
     for (let i = 0; writing; i++) {
-      await writer.write(`change ${i}`, (i * 37_633) % (8 * MiB - 64));
+      await writer.write(`change ${i}`, (i * 37_633) % (bytes - 64));
       await pause(2);
     }
   })();
   const compared = await lunsync(["compare", source, replica, "--json"]);
-  const shipped = await lunsync(["sync", source, replica, "--json"]);
+  const shipped = await lunsync(["sync", source, replica, "--json", "--bandwidth", "16M"]);
   writing = false;
   await writes;
   expect([compared.status, compared.json().verdict, compared.json().identical]).toEqual([
