@@ -128,6 +128,27 @@ test("what is handed out by force is on its medium: it is what the truth says af
   expect((await made.run()).changed).toBe(0);
 });
 
+test("what a run that is late sends to a replica ends before a run asks what that holds", async () => {
+  await using made = await world(4); // east keeps nothing
+  const { disk, volume } = made.site("east");
+  await made.run();
+  let isShut = false;
+  volume.fence = async () => {
+    isShut = true;
+    return true;
+  };
+  const encode = disk.encodeDigests.bind(disk);
+  disk.encodeDigests = async (window) => {
+    const answer = await encode(window);
+    if (!isShut) disk.change(0, bytesOf(made.random, extentBytes));
+    return answer;
+  };
+  made.write("source", [1]);
+  await made.run();
+  expect(isShut).toBe(true);
+  expect(made.site("east").content.equals(made.site("source").content)).toBe(true);
+});
+
 test("what a late run sends while a replica is handed out does not arrive there", async () => {
   await using made = await world(4); // east keeps nothing
   const { disk, volume } = made.site("east");
