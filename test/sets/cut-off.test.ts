@@ -1,9 +1,14 @@
-// What a failback that was cut off leaves, and who may do what with it then: extents of a side that died are in the truth, and
-// nobody has them yet.
+// What a failover, a failback or a first run that was cut off leaves, and who may do what with it then: extents of a side that
+// died may be in the truth, and nobody has them yet.
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
+import { failBack } from "../../src/sets/failback.ts";
+import { handOutAlone } from "../../src/sets/failover.ts";
+import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { bytesOf } from "../support/data.ts";
-import { extentBytes, name, type Site, type World, world } from "./roles-fixture.ts";
+import { WorkFolder } from "../support/lunsync.ts";
+import { blockBytes, extentBytes, Killed, name, type Site, World, world } from "./roles-fixture.ts";
 
 /** Mixes what the source has into the truth, and loses its host after that, as soon as `when`. Returns what brings it back. */
 async function cutOff(made: World, when = () => true): Promise<() => void> {
@@ -254,4 +259,176 @@ test("nothing is pending for who is handed out by force, also where it can't be 
   disk.unreadable.add(2);
   await made.failOver("east", true);
   expect(await pendingFor(made, "east")).toBe(0);
+});
+
+test("who lacks extents that a failback took of a side that died is handed out as it was, by force, and nothing of the side is lost", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const [atEast, atSource] = [east.content, source.content];
+  // It dies when the verdict was written down.
+  let [isDown, reads] = [false, 0];
+  const write = made.store.write.bind(made.store);
+  made.store.write = async (lease, action) => {
+    await write(lease, action);
+    const { members } = await made.store.set(name);
+    isDown ||= members.some(({ keptFirst }) => keptFirst);
+  };
+  source.disk.before = () => {
+    reads++;
+    if (isDown) throw new AgentError("connection_lost", "its host is down");
+  };
+  await expect(made.failBack({ prefer: "east", mix: true })).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/"source" could not be brought to the truth/),
+  });
+  expect([isDown, reads > 0]).toEqual([true, true]);
+  made.store.write = write;
+  made.offline.add("source");
+  await expect(made.failOver("east")).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/A failback was cut off/),
+  });
+  const done = await made.failOver("east", true);
+  expect(done.already).toBe(false);
+  expect(east.content.equals(atEast)).toBe(true);
+  made.write("east", [2]);
+  const later = east.content;
+  const last = await made.run();
+  expect(last.replicas.map((replica) => [replica.name, replica.state])).toEqual([
+    ["source", "offline"],
+    ["west", expect.stringMatching(/offline|in step/)],
+  ]);
+  // The old source is back, with what it had.
+  isDown = false;
+  made.offline.clear();
+  expect(source.content.equals(atSource)).toBe(true);
+  await expect(made.failBack()).rejects.toMatchObject({ code: "split_brain" });
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(later)]).toEqual([site.name, true]);
+  expect(made.kept.get("source 2")?.equals(atSource.subarray(extentBytes, 2 * extentBytes))).toBe(true);
+});
+
+test("a side that a failback had begun to overwrite when another replica was handed out is again what its users had", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { east, west } = { east: made.site("east"), west: made.site("west") };
+  await made.run();
+  await made.failOver("east");
+  made.write("east", [0, 4]); // no neighbours: two writes
+  made.write("source", [2]);
+  const atEast = east.content;
+  let writes = 0;
+  east.disk.before = (operation) => {
+    if (operation === "write" && ++writes >= 2) throw new AgentError("connection_lost", "the link is cut");
+  };
+  await made.failBack({ prefer: "source" });
+  east.disk.before = () => undefined;
+  expect(east.content.equals(atEast)).toBe(false);
+  await made.failOver("west");
+  west.disk.change(3 * extentBytes, bytesOf(made.random, extentBytes));
+  await expect(made.failBack({ to: "east" })).rejects.toMatchObject({ code: "split_brain" });
+  await made.failBack({ prefer: "east", to: "east" });
+  expect(east.content.equals(atEast)).toBe(true);
+  // The old source is another side of its own.
+  await made.failBack({ prefer: "east", to: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(atEast)]).toEqual([site.name, true]);
+});
+
+test("a failback that dies before it gives the new side to its users does that when it is done again", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  const label = volume.labelWhole!.bind(volume);
+  volume.labelWhole = async (its, signal) => {
+    if (its?.handedOut) throw new Killed("killed");
+    await label(its, signal);
+  };
+  await expect(made.failBack({ to: "east" })).rejects.toThrow(Killed);
+  volume.labelWhole = label;
+  expect((await made.store.set(name)).members.find(({ role }) => role === "source")!.name).toBe("east");
+  await made.failBack({ to: "east" });
+  await volume.write(2, [Buffer.alloc(blockBytes, 3)]);
+});
+
+test("a failback that dies before its verdict is written down leaves a replica that its host has handed out alone", async () => {
+  await using made = await world(2);
+  const east = made.site("east");
+  await made.run();
+  await handOutAlone(east.volume, false);
+  made.write("east", [0]);
+  const held = east.content;
+  const write = made.store.write.bind(made.store);
+  made.store.write = async () => {
+    throw new Killed("killed");
+  };
+  await expect(made.failBack({ prefer: "source" })).rejects.toThrow(Killed);
+  made.store.write = write;
+  await made.run();
+  expect(east.content.equals(held)).toBe(true);
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(held)]).toEqual([site.name, true]);
+});
+
+test("a failover or a failback that comes late lets nobody in, and shuts nobody out", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const { volume } = made.site("east");
+  await made.run();
+  await made.failBack({ to: "east" });
+  await made.failBack({ to: "source" });
+  // It has begun when the set followed the east, slept, and goes on when it does not any more.
+  const { facts, members } = await made.store.set(name);
+  const before = {
+    facts,
+    members: members.map((member) => ({ ...member, role: member.name === "east" ? "source" : "replica" })),
+  };
+  const late = {
+    ...made.options(),
+    store: new Proxy(made.store, {
+      get: (store, key) => {
+        if (key === "set") return async () => before;
+        if (key !== "acquire") return Reflect.get(store, key).bind(store);
+        return async (set: string, owner: string, ttlMs: number) => {
+          const lease = await store.acquire(set, owner, ttlMs);
+          const renew = async () => {
+            throw new AgentError("not_known", "its lease was lost");
+          };
+          return Object.assign(lease!, { renew });
+        };
+      },
+    }),
+  };
+  const how = { prefer: undefined, mix: false, to: undefined, keep: made.keep };
+  await expect(failBack(name, { ...late, ...how })).rejects.toMatchObject({ code: "not_known" });
+  expect((await volume.wholeState!()).label).toMatchObject({ handedOut: false });
+});
+
+test("a replica whose first run was cut off is not handed out, whatever its host calls whole", async () => {
+  await using folder = await WorkFolder.make();
+  let tried = 0;
+  for (let seed = 1; tried < 6; seed++) {
+    await using store = await openSqliteStore(join(folder.path, `first-${seed}.sqlite`));
+    const world = await World.make(seed, store);
+    const { disk, volume } = world.site("east");
+    if (!volume.traits.keepsWhole) continue;
+    tried++;
+    let written = false;
+    disk.before = (operation) => {
+      written ||= operation === "write";
+      if (operation === "flush" && written) throw new AgentError("connection_lost", "the link is cut");
+    };
+    await world.run();
+    disk.before = () => undefined;
+    const before = world.site("east").content;
+    if (tried % 2 === 0) await volume.rollBackWhole!();
+    await expect(world.failOver()).rejects.toMatchObject({
+      code: "not_whole",
+      message: expect.stringMatching(/has never held a generation/),
+    });
+    if (tried % 2 === 1) expect(world.site("east").content.equals(before)).toBe(true);
+    await world.run();
+    await world.failOver();
+  }
 });
