@@ -396,3 +396,17 @@ test("a replica of which not all could be put back is no whole generation, also 
     await handOut(alone);
   }
 });
+
+test("the truth knows whose change it took", async () => {
+  await using made = await world(2);
+  await made.run();
+  made.write("source", [1]);
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  await made.run();
+  const { members } = await made.store.set(name);
+  const idOf = (each: string) => members.find((member) => member.name === each)!.id;
+  const [page] = await made.store.truth(name, 0, 1);
+  expect([page!.origins[0], page!.origins[1]]).toEqual([idOf("east"), idOf("source")]);
+});
