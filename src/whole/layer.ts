@@ -167,6 +167,7 @@ export class Layer {
   /** Keeps what the source says that the extents are, where they have no image; on the medium. @throws what I/O gives */
   async keep(extents: readonly number[], source: ImageSource): Promise<void> {
     const leave = await this.#turn.acquire();
+    const slots = this.#slots;
     let written = false;
     try {
       const entries = new Map<number, Buffer>();
@@ -194,8 +195,9 @@ export class Layer {
       await this.#table.write(entries, () => this.#file.flush());
       for (const extent of entries.keys()) if (fresh.has(extent)) this.#kept++;
     } catch (error) {
-      // What is in the file by now is not known to be on the medium.
+      // What is in the file by now is not known to be on the medium; or no entry names it, and it may be written over.
       if (written) this.#writer = this.#random.bytes(8);
+      else this.#slots = slots;
       throw error;
     } finally {
       leave();

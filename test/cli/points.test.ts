@@ -219,7 +219,7 @@ describe.runIf(mounts)("a state directory that gets full", () => {
       content = stale(random, content, 40);
       await writeFile(source, content);
       const done = await lunsync(["sync", source, served.url]);
-      expect([generation, done.status]).toEqual([generation, 0]);
+      expect([generation, done.status, done.stderr]).toEqual([generation, 0, ""]);
       await copyFile(replica, folder.file(`gen-${generation}`));
       if (generation === 11) url = await exposed(served.url, 9);
     }
