@@ -142,13 +142,16 @@ class FailBack {
     // Whoever is the set's no more, and the set follows the target already, is brought back by the next failback.
     return (
       others.find((each) => each.split && (handedOutTo === undefined || target === leader)) ??
-      this.#handedOut(others)
+      this.#handedOut(target === leader ? others : [target, ...others])
     );
   }
 
-  /** A replica that its host has handed out, without the truth database. */
+  /**
+   * Whom his host has handed out: without the truth database; or by a command of the set that was cut off, or came late. The old
+   * source, too, where its host keeps a label.
+   */
   async #handedOut(members: readonly Member[]): Promise<Member | undefined> {
-    for (const member of members.filter(({ role, split }) => role === "replica" && !split)) {
+    for (const member of members.filter(({ split }) => !split)) {
       try {
         await using volume = await this.#set.open(member.address, false);
         if ((await stateOf(volume))?.label?.handedOut) return member;
@@ -232,11 +235,15 @@ class FailBack {
     // What the truth takes of it nobody else has until it was shipped.
     if (rival && verdict?.mixed) await this.#fence(rival);
     const options: PassOptions = {
-      check: (tally) => checkLosses(tally, sides, verdict),
+      check: (tally) => {
+        if (rivalWins) checkReadable(tally, rival!);
+        checkLosses(tally, sides, verdict);
+      },
       whenWritten: async () => {
         // From here on nobody else is to write to either; but who is only read, and followed afterwards, stays in use. Until it
         // was written down, a host that alone has handed a replica out is all that keeps runs from it.
-        const staysInUse = leader.member.name === to && sides[0]!.point === leader && !verdict?.mixed;
+        const isWrittenTo = verdict?.mixed === true || leader.member.keptFirst;
+        const staysInUse = leader.member.name === to && sides[0]!.point === leader && !isWrittenTo;
         for (const point of [staysInUse ? undefined : leader, rival]) if (point) await this.#takeBack(point);
       },
       keep: this.#options.keep,
@@ -273,7 +280,9 @@ class FailBack {
     const leads = leaderOf(facts, this.#members).id === target.id;
     const result = run.replicas.find((replica) => replica.name === to);
     const isQuiet = run.changed === 0 && result?.state === "in step" && result.carriedOut?.written === 0;
-    if (!leads && !(isQuiet && quiet)) return false;
+    // Who is followed already is among those that were brought something if an earlier failback has mixed that into the truth.
+    const isComplete = result === undefined || result.state === "in step";
+    if (leads ? !isComplete : !(isQuiet && quiet)) return false;
     const old = leaderOf(facts, this.#members);
     const lacks = (await store.pendingCounts(facts.name)).get(old.id) ?? 0;
     if (lacks === 0 && !leads && quiet) await this.#label(quiet.volume);
@@ -397,6 +406,16 @@ function together(before: RunResult, now: RunResult): RunResult {
   });
   const gone = before.replicas.filter(({ name }) => now.replicas.every((replica) => replica.name !== name));
   return { ...now, changed: before.changed + now.changed, replicas: [...replicas, ...gone] };
+}
+
+/** @throws AgentError `not_whole` if whoever is to have its way as a whole can't be read in full */
+function checkReadable({ unreadable }: Tally, { member }: OnlinePoint): void {
+  if (unreadable === 0) return;
+  throw new AgentError(
+    "not_whole",
+    `${unreadable} extents can't be read of "${member.address}" ("${member.name}"), which is to have its way: what it held there is ` +
+      "nowhere. Nothing was written; mend it, or prefer the other side (--prefer)",
+  );
 }
 
 /** @throws AgentError `split_brain` for changes that were made after it was decided that there are none */

@@ -3,11 +3,14 @@
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { AgentError } from "../../src/base/errors.ts";
+import { systemClock } from "../../src/platform/clock.ts";
 import { failBack } from "../../src/sets/failback.ts";
 import { handOutAlone } from "../../src/sets/failover.ts";
+import { labelOf } from "../../src/sets/points.ts";
 import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import { bytesOf } from "../support/data.ts";
 import { WorkFolder } from "../support/lunsync.ts";
+import { memoryWhole } from "../support/memory-journal.ts";
 import { blockBytes, extentBytes, Killed, name, type Site, World, world } from "./roles-fixture.ts";
 
 /** Mixes what the source has into the truth, and loses its host after that, as soon as `when`. Returns what brings it back. */
@@ -431,4 +434,69 @@ test("a replica whose first run was cut off is not handed out, whatever its host
     await world.run();
     await world.failOver();
   }
+});
+
+test("a side that can't be read in full does not have its way as a whole", async () => {
+  await using made = await world(2);
+  const { source, east } = { source: made.site("source"), east: made.site("east") };
+  await made.run();
+  await made.failOver();
+  made.write("source", [0]);
+  made.write("east", [1]);
+  const held = [source.content, east.content];
+  source.disk.unreadable.add(4);
+  await expect(made.failBack({ prefer: "source" })).rejects.toMatchObject({
+    code: "not_whole",
+    message: expect.stringMatching(/1 extents can't be read of "source"/),
+  });
+  expect([source.content.equals(held[0]!), east.content.equals(held[1]!)]).toEqual([true, true]);
+  source.disk.unreadable.clear();
+  await made.failBack({ prefer: "source" });
+  for (const site of made.sites)
+    expect([site.name, site.content.equals(held[0]!)]).toEqual([site.name, true]);
+});
+
+test("a source that its host calls handed out, after a failback that was cut off, is brought together with the others", async () => {
+  await using made = await world(2);
+  const [source, east] = [made.site("source"), made.site("east")];
+  source.volume = await memoryWhole(source.disk, () => systemClock.nowMs());
+  await made.run();
+  const { facts } = await made.store.set(name);
+  await source.volume.labelWhole!({ ...labelOf(facts, 1), handedOut: true });
+  await made.failOver();
+  made.write("east", [0]);
+  const held = east.content;
+  // It dies between its verdict, and taking the source back.
+  const labelWhole = source.volume.labelWhole!;
+  source.volume.labelWhole = async () => {
+    throw new Killed("killed");
+  };
+  await expect(made.failBack()).rejects.toThrow(Killed);
+  source.volume.labelWhole = labelWhole.bind(source.volume);
+  expect((await source.volume.wholeState!()).label).toMatchObject({ handedOut: true });
+  await made.failBack({ prefer: "east" });
+  for (const site of made.sites) expect([site.name, site.content.equals(held)]).toEqual([site.name, true]);
+});
+
+test("who is followed, and lacks what a failback has mixed, gets it by a failback to himself, and is shut to its users meanwhile", async () => {
+  await using made = await world(2); // east keeps whole generations
+  const [source, east] = [made.site("source"), made.site("east")];
+  await made.run();
+  await made.failOver();
+  made.write("east", [0]);
+  made.write("source", [1]);
+  const back = await cutOff(made);
+  // A host that has lost what it was told, or a command that came late, lets its users in.
+  const { label } = await east.volume.wholeState!();
+  if ((await east.volume.wholeState!()).state === "whole")
+    await east.volume.labelWhole!({ ...label!, handedOut: true });
+  back();
+  await made.failBack({ prefer: "east", mix: true, to: "east" });
+  expect((await made.store.set(name)).members.map(({ keptFirst }) => keptFirst)).toEqual([
+    false,
+    false,
+    false,
+  ]);
+  expect(await made.store.pendingCounts(name)).toEqual(new Map([1, 2, 3].map((id) => [id, 0])));
+  expect(east.content.equals(source.content)).toBe(true);
 });
