@@ -36,13 +36,11 @@ interface Look extends Range {
   readonly fresh: boolean;
 }
 
-/** The whole window; then what was sent to the sync point, and not acknowledged. */
+/** The whole window; then, on the medium, what is pending for the sync point. */
 function looks({ first, truth, table, shape }: Question): Look[] {
   const count = truth.length / shape.digest.identifierBytes;
-  const sent = table
-    .filter((run) => run.sent)
-    .flatMap((run) => Array.from({ length: run.count }, (_, j) => run.first + j));
-  return [{ first, count, fresh: false }, ...runsOf(sent).map((range) => ({ ...range, fresh: true }))];
+  const pending = table.flatMap((run) => Array.from({ length: run.count }, (_, j) => run.first + j));
+  return [{ first, count, fresh: false }, ...runsOf(pending).map((range) => ({ ...range, fresh: true }))];
 }
 
 export async function namesOf(volume: Volume, question: Question): Promise<Named> {
@@ -140,9 +138,14 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
   const cut = (names: Buffer, from: number, extents: number) =>
     names.subarray((from - first) * width, (from - first + extents) * width);
   const proofs = new Array<Proof>(count);
-  const take = (from: number, extents: number, entry: EntryRun | undefined) => {
+  const take = (
+    from: number,
+    extents: number,
+    entry: EntryRun | undefined,
+    part = partAt[from - first]!,
+    into = proofs,
+  ) => {
     if (extents === 0) return;
-    const part = partAt[from - first]!;
     const encode = (identifiers: Buffer) => encoded(shape, from, identifiers, part.initialValue);
     const at = (from - part.first) * valueBytes;
     const window = {
@@ -157,7 +160,7 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
       ...(entry?.sent && { sent: encode(entry.sent) }),
     };
     for (const { first: start, count: length, ...proof } of proveExtents(window))
-      proofs.fill(proof, start - first, start - first + length);
+      into.fill(proof, start - first, start - first + length);
   };
   let at = first;
   for (const entry of table) {
@@ -166,6 +169,15 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
     at = entry.first + entry.count;
   }
   take(at, first + count - at, undefined);
+  // What was refused may be in a cache, and lost on its way to the medium: what the two say is nobody's then, and written anew.
+  const cached = new Array<Proof>(count);
+  for (const entry of table.filter(({ sent }) => !sent))
+    take(entry.first, entry.count, entry, parts[0], cached);
+  const disputed = new Set(
+    [...cached.keys()].filter((i) => cached[i] && cached[i].outcome !== proofs[i]!.outcome),
+  );
+  for (const i of disputed)
+    proofs[i] = { ...proofs[i]!, outcome: "written", state: "UPDATED", doubtful: true };
   return {
     proofs,
     holds: (identifiers) => {
@@ -179,6 +191,7 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
         const part = partAt[i]!;
         const place = (first + i - part.first) * valueBytes;
         return (
+          !disputed.has(i) &&
           part.values.compare(held.get(part)!, place, place + valueBytes, place, place + valueBytes) === 0
         );
       };

@@ -146,6 +146,29 @@ test("what a disk has lost on its way to the medium, and its cache still has, is
   expect(replica!.medium.equals(world.source.cache)).toBe(true);
 });
 
+test("what a disk has lost is not taken for the truth when the source has again what the cache has", async () => {
+  await using folder = await WorkFolder.make();
+  await using store = await openSqliteStore(join(folder.path, "truth.sqlite"));
+  const world = await made(randomOf(11), store);
+  await run(world);
+  const [replica] = world.replicas;
+  const flush = replica!.flush.bind(replica);
+  const stateNow = async () => (await run(world)).replicas.find((each) => each.name === replica!.name)!.state;
+  replica!.flush = async () => {
+    const before = Buffer.from(replica!.medium.subarray(0, blockBytes));
+    await flush();
+    before.copy(replica!.medium);
+  };
+  // The second is refused: the cache has what was sent first, and neither what the medium has nor what is sent now.
+  for (const content of [9, 8, 9]) {
+    world.source.change(0, Buffer.alloc(blockBytes, content));
+    expect([content, await stateNow()]).toEqual([content, "behind"]);
+  }
+  replica!.flush = flush;
+  expect(await stateNow()).toBe("in step");
+  expect(replica!.medium.equals(world.source.cache)).toBe(true);
+});
+
 test("a replica grows with its source, and what it had of the last extent before that is nobody's writing", async () => {
   await using folder = await WorkFolder.make();
   let grown = 0;
