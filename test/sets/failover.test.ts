@@ -378,7 +378,7 @@ test("a replica of which not all could be put back is no whole generation, also 
     disk.unreadable.add(2);
     made.write("source", [1, 3]);
     disk.before = (operation) => {
-      if (operation === "write" && disk.unreadable.size === 0)
+      if (["write", "flush"].includes(operation) && disk.unreadable.size === 0)
         throw new AgentError("connection_lost", "the link is cut");
     };
     await made.run();
