@@ -1,6 +1,7 @@
 // What a run of a set, and a set's state, look like on a terminal.
 import { formatCount } from "../base/units.ts";
 import type { ReplicaResult, RunResult } from "../sets/pass.ts";
+import { leaderOf } from "../sets/run.ts";
 import type { Member, SetFacts } from "../truth/store.ts";
 
 export function runText({ generation, extents, changed, unreadable, replicas }: RunResult): string {
@@ -68,9 +69,7 @@ export interface SetSummary {
 
 export function summaryOf({ facts, members }: SetStatus): SetSummary {
   const { name, generation, paused, handedOutTo } = facts;
-  const leader = members.find(({ id, role }) =>
-    handedOutTo === undefined ? role === "source" : id === handedOutTo,
-  );
+  const leader = leaderOf(facts, members);
   const followers = members.filter((member) => member !== leader);
   const isBehind = (member: SetStatus["members"][number]) =>
     member.split || member.pending > 0 || member.generation !== generation || generation === 0;
@@ -78,7 +77,7 @@ export function summaryOf({ facts, members }: SetStatus): SetSummary {
     name,
     generation,
     paused,
-    handedOutTo: handedOutTo === undefined ? null : (leader?.name ?? null),
+    handedOutTo: handedOutTo === undefined ? null : leader.name,
     replicas: followers.length,
     behind: followers.filter(isBehind).length,
   };

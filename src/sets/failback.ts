@@ -8,7 +8,7 @@
 import { AgentError } from "../base/errors.ts";
 import type { Member } from "../truth/store.ts";
 import type { Volume } from "../volume/volume.ts";
-import { gather, type Side, type Tally } from "./gather.ts";
+import { gather, type Side } from "./gather.ts";
 import { whileLeased } from "./lease.ts";
 import {
   byPriority,
@@ -23,6 +23,7 @@ import {
 } from "./pass.ts";
 import {
   fenceOf,
+  giveOut,
   labelOf,
   type OnlinePoint,
   openFollower,
@@ -33,7 +34,15 @@ import {
 } from "./points.ts";
 import { leaderOf } from "./run.ts";
 import { nowhere } from "./spool.ts";
-import { type ConflictReport, conflictReport, type Preference, type Verdict, verdictOn } from "./verdict.ts";
+import {
+  type ConflictReport,
+  checkLosses,
+  checkReadable,
+  conflictReport,
+  type Preference,
+  type Verdict,
+  verdictOn,
+} from "./verdict.ts";
 
 export interface FailBackOptions extends SetOptions, Preference {
   /** The member that the set follows afterwards; the source if it is left out. */
@@ -210,9 +219,8 @@ class FailBack {
     rival: OnlinePoint | undefined,
     followers: readonly Point[],
   ): Promise<{ run: RunResult; isThere: boolean }> {
-    for (const point of [leader, rival]) {
+    for (const point of rival ? [leader, rival] : [leader]) {
       // One that a failback has taken back before takes the writes of that alone.
-      if (!point) continue;
       await takeFromDead(this.#set, point.volume);
       if (point === rival) await this.#restore(point);
       await point.volume.flush();
@@ -236,7 +244,7 @@ class FailBack {
     if (rival && verdict?.mixed) await this.#fence(rival);
     const options: PassOptions = {
       check: (tally) => {
-        if (rivalWins) checkReadable(tally, rival!);
+        if (rivalWins) checkReadable(tally, rival!.member);
         checkLosses(tally, sides, verdict);
       },
       whenWritten: async () => {
@@ -381,12 +389,10 @@ class FailBack {
 
   /** The set follows it from here on: it takes the writes of others. */
   async #giveOut(volume: Volume): Promise<void> {
-    const { facts, lease, signal } = this.#set;
-    // Nobody else has brought the set further meanwhile.
-    await lease.renew();
+    const { facts } = this.#set;
     const label = (await stateOf(volume))?.label;
-    if (label && !label.handedOut) await volume.labelWhole?.(labelOf(facts, facts.generation, true), signal);
-    await volume.unfence?.(signal);
+    const isNew = label !== undefined && !label.handedOut;
+    await giveOut(this.#set, volume, isNew ? labelOf(facts, facts.generation, true) : undefined);
   }
 }
 
@@ -406,28 +412,4 @@ function together(before: RunResult, now: RunResult): RunResult {
   });
   const gone = before.replicas.filter(({ name }) => now.replicas.every((replica) => replica.name !== name));
   return { ...now, changed: before.changed + now.changed, replicas: [...replicas, ...gone] };
-}
-
-/** @throws AgentError `not_whole` if whoever is to have its way as a whole can't be read in full */
-function checkReadable({ unreadable }: Tally, { member }: OnlinePoint): void {
-  if (unreadable === 0) return;
-  throw new AgentError(
-    "not_whole",
-    `${unreadable} extents can't be read of "${member.address}" ("${member.name}"), which is to have its way: what it held there is ` +
-      "nowhere. Nothing was written; mend it, or prefer the other side (--prefer)",
-  );
-}
-
-/** @throws AgentError `split_brain` for changes that were made after it was decided that there are none */
-function checkLosses(tally: Tally, sides: readonly Side[], verdict: Verdict | undefined): void {
-  if (!verdict || verdict.mayLose) return;
-  for (const { point } of sides) {
-    const lost = tally.lost.of(point.member.id);
-    if (lost)
-      throw new AgentError(
-        "split_brain",
-        `"${point.member.name}" was written to while both sides were compared: stop who uses it, and run the failback again. ` +
-          "Nothing was written",
-      );
-  }
 }

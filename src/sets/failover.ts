@@ -12,6 +12,7 @@ import { byPriority, type HeldSet, type SetOptions, settle } from "./pass.ts";
 import {
   checkLabel,
   fenceOf,
+  giveOut,
   labelOf,
   type OnlinePoint,
   offline,
@@ -77,15 +78,10 @@ async function handOut(
   const { member } = point;
   const left = leaderOf(facts, members);
   const isFollowed = left === member;
-  // A failback was cut off that has decided about these.
-  const isCutOff = members.some(({ keptFirst }) => keptFirst);
-  const undecided = members.filter((each) => each !== member && each.keptFirst);
   if (isFollowed && !member.keptFirst) {
     // Others write to it, unless it was cut off before they could.
     await takeFromDead(set, point.volume);
-    await set.lease.renew();
-    await label(set, point, facts.generation);
-    await point.volume.unfence?.(set.signal);
+    await giveOut(set, point.volume, labelFor(point, facts, facts.generation));
     return {
       ...about(set, member),
       generation: facts.generation,
@@ -103,9 +99,12 @@ async function handOut(
   const { rolledBack, hadOwn } = await makeWhole(set, point, force);
   // The truth is going to be what it has on its medium.
   await point.volume.flush(set.signal);
+  // A failback was cut off that has decided about somebody.
+  const isCutOff = members.some(({ keptFirst }) => keptFirst);
+  const rest = members.filter((each) => each !== member);
   // Who goes his own way from here on.
-  const parted = [...new Set([...(isFollowed ? [] : [left]), ...undecided])];
-  const others = members.filter((each) => each !== member && !parted.includes(each));
+  const parted = rest.filter((each) => each === left || each.keptFirst);
+  const others = rest.filter((each) => !parted.includes(each));
   const { generation, tally } = await settle(
     set,
     {
@@ -149,8 +148,7 @@ async function handOut(
       },
     },
   );
-  await label(set, point, generation);
-  await point.volume.unfence?.(set.signal);
+  await giveOut(set, point.volume, labelFor(point, facts, generation));
   const behind = tally.map.of("first").count;
   return { ...about(set, member), generation, behind, rolledBack, already: false };
 }
@@ -163,9 +161,11 @@ const about = ({ facts }: HeldSet, member: Member) => ({
 });
 
 /** Its host remembers it too, so that nobody who does not know the truth database writes to it. */
-async function label({ facts, signal }: HeldSet, { volume }: OnlinePoint, generation: number): Promise<void> {
-  if (volume.traits.keepsWhole) await volume.labelWhole?.(labelOf(facts, generation, true), signal);
-}
+const labelFor = (
+  { volume }: OnlinePoint,
+  facts: HeldSet["facts"],
+  generation: number,
+): SetLabel | undefined => (volume.traits.keepsWhole ? labelOf(facts, generation, true) : undefined);
 
 /**
  * `hadOwn`: it may have changes of its own, that nobody else has.

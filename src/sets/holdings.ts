@@ -142,8 +142,8 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
     from: number,
     extents: number,
     entry: EntryRun | undefined,
-    part = partAt[from - first]!,
     into = proofs,
+    part = partAt[from - first]!,
   ) => {
     if (extents === 0) return;
     const encode = (identifiers: Buffer) => encoded(shape, from, identifiers, part.initialValue);
@@ -172,7 +172,7 @@ export async function proofOf(volume: Volume, question: Question, zeroNames: Buf
   // What was refused may be in a cache, and lost on its way to the medium: what the two say is nobody's then, and written anew.
   const cached = new Array<Proof>(count);
   for (const entry of table.filter(({ sent }) => !sent))
-    take(entry.first, entry.count, entry, parts[0], cached);
+    take(entry.first, entry.count, entry, cached, parts[0]);
   const disputed = new Set(
     [...cached.keys()].filter((i) => cached[i] && cached[i].outcome !== proofs[i]!.outcome),
   );

@@ -156,8 +156,8 @@ export async function pass(set: HeldSet, cast: Cast, options: PassOptions = {}):
   const { shape, tally, generation, histories } = await settle(set, cast, options);
   await rememberSides(set, cast, tally, histories);
   const sides = cast.sides.map(({ point }) => point);
-  const toDo = await store.pendingCounts(facts.name);
-  const pendingFor = ({ member }: Point) => toDo.get(member.id) ?? 0;
+  const pendingBefore = await store.pendingCounts(facts.name);
+  const pendingFor = ({ member }: Point) => pendingBefore.get(member.id) ?? 0;
   const lacks = (side: Point) => pendingFor(side) > 0 || side.member.keptFirst;
   const targets = [...sides.slice(1), ...cast.followers, ...sides.slice(0, 1).filter(lacks)];
   const results = await together(

@@ -75,6 +75,18 @@ export async function takeFromDead({ facts, lease, signal }: Holder, volume: Vol
   await volume.fence?.(fenceOf(facts, lease), { ifFenced: true }, signal);
 }
 
+/** Everybody may write to it from here on; its host remembers it so, if there is a label. @throws AgentError for who is late */
+export async function giveOut(
+  { lease, signal }: Holder,
+  volume: Volume,
+  label: SetLabel | undefined,
+): Promise<void> {
+  // Nobody else has brought the set further meanwhile.
+  await lease.renew();
+  if (label) await volume.labelWhole?.(label, signal);
+  await volume.unfence?.(signal);
+}
+
 interface Holder {
   readonly facts: Pick<SetFacts, "uuid">;
   readonly lease: Lease;

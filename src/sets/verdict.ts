@@ -3,6 +3,8 @@
 // Pure. Guarantees: the extents of two writers are never mixed in one volume unless that was asked for; where both have
 // changed something, nobody wins unless the operator says who.
 import { AgentError } from "../base/errors.ts";
+import type { Member } from "../truth/store.ts";
+import type { Side, Tally } from "./gather.ts";
 import type { ChangeMap, Extents } from "./tally.ts";
 
 export interface Rivals {
@@ -102,4 +104,28 @@ function preferredOf({ leader, rival }: Rivals, prefer: string): "leader" | "riv
     "usage",
     `Cannot prefer "${prefer}": it is between "${leader.name}" and "${rival.name}"; "priority" takes the first of them in the set's order`,
   );
+}
+
+/** @throws AgentError `not_whole` if whoever is to have its way as a whole can't be read in full */
+export function checkReadable({ unreadable }: Tally, { address, name }: Member): void {
+  if (unreadable === 0) return;
+  throw new AgentError(
+    "not_whole",
+    `${unreadable} extents can't be read of "${address}" ("${name}"), which is to have its way: what it held there is ` +
+      "nowhere. Nothing was written; mend it, or prefer the other side (--prefer)",
+  );
+}
+
+/** @throws AgentError `split_brain` for changes that were made after it was decided that there are none */
+export function checkLosses(tally: Tally, sides: readonly Side[], verdict: Verdict | undefined): void {
+  if (!verdict || verdict.mayLose) return;
+  for (const { point } of sides) {
+    const lost = tally.lost.of(point.member.id);
+    if (lost)
+      throw new AgentError(
+        "split_brain",
+        `"${point.member.name}" was written to while both sides were compared: stop who uses it, and run the failback again. ` +
+          "Nothing was written",
+      );
+  }
 }

@@ -140,9 +140,11 @@ export class ScsiFence {
     const key = reservationKey(fence);
     const persists = await this.#persists(signal);
     if (persists === undefined) return false;
-    const found = await this.#found(signal);
-    if (ifFenced && !found.reservation) return false;
-    if (!force) this.#judge(found, key);
+    if (!force) {
+      const found = await this.#found(signal);
+      if (ifFenced && !found.reservation) return false;
+      this.#judge(found, key);
+    }
     await this.#registered(key, persists, signal, async () => {
       if (force) await this.#clear(key, persists, signal);
       await this.#takeOver(key, signal);
@@ -194,9 +196,8 @@ export class ScsiFence {
 
   /** Who has reserved the unit; undefined if nobody has, or it has no persistent reservations. Nothing is changed. */
   async holder(signal?: AbortSignal): Promise<Holder | undefined> {
-    const keys = await this.#commands.execute(askKeys, signal, lacks);
-    if (keys.status !== status.good) return undefined;
-    const { reservation } = await this.#found(signal);
+    const outcome = await this.#commands.execute(askReservation, signal, lacks);
+    const reservation = outcome.status === status.good ? reservationOf(this.#name, outcome) : undefined;
     if (!reservation) return undefined;
     const { key } = reservation;
     return { key: hex(key), run: isOurs(key) ? Number(fenceOf(key)) : undefined };

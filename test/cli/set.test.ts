@@ -53,6 +53,19 @@ async function under() {
   return { folder, source, content, state, served, serveAgain, set, holds, change };
 }
 
+/** Likewise; but the truth is on a server, which has no set so far. */
+async function onServer() {
+  await using stack = new AsyncDisposableStack();
+  const world = await under();
+  stack.use(world.folder);
+  stack.use(world.served);
+  const server = stack.use(await PostgresServer.make());
+  const store = ["--store", await server.database()];
+  const set = (...args: string[]) => lunsync(["set", ...args, ...store]);
+  const all = stack.move();
+  return { world, server, store, set, [Symbol.asyncDispose]: () => all.disposeAsync() };
+}
+
 describe("lunsync set", () => {
   test("brings all replicas to the source, and one that was away to what it lacks", async () => {
     const world = await under();
@@ -199,12 +212,9 @@ describe("lunsync set", () => {
   test.skipIf(!postgresIsThere)(
     "is kept by a server that several hosts share, and ends in words without it",
     async () => {
-      const world = await under();
-      await using folder = world.folder;
-      await using _served = world.served;
-      await using server = await PostgresServer.make();
-      const store = ["--store", await server.database()];
-      const set = (...args: string[]) => lunsync(["set", ...args, ...store]);
+      await using shared = await onServer();
+      const { world, server, set } = shared;
+      const { folder } = world;
       const replica = `west=${folder.file("local")}`;
       expect((await set("create", "shared", "--source", world.source, "--replica", replica)).status).toBe(0);
       expect((await set("run", "shared")).status).toBe(0);
@@ -225,12 +235,9 @@ describe("lunsync set", () => {
   test.skipIf(!postgresIsThere)(
     "whose database is killed in the middle of a run is repaired by the next",
     async () => {
-      const world = await under();
-      await using folder = world.folder;
-      await using _served = world.served;
-      await using server = await PostgresServer.make();
-      const store = ["--store", await server.database()];
-      const set = (...args: string[]) => lunsync(["set", ...args, ...store]);
+      await using shared = await onServer();
+      const { world, server, store, set } = shared;
+      const { folder } = world;
       const replicas = ["--replica", `east=${world.served.url}`, "--replica", `west=${folder.file("local")}`];
       expect((await set("create", "shared", "--source", world.source, ...replicas)).status).toBe(0);
       const read = (name: string) => readFile(folder.file(name));

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openPostgresStore } from "../../src/truth/postgres-store.ts";
 import { PostgresServer, postgresIsThere } from "../support/postgres.ts";
 import { storeContract } from "./store-contract.ts";
-import { eventually, memberNamed, pageNumbered, setNamed, toVersion1 } from "./stores.ts";
+import { eventually, memberNamed, memberRead, pageNumbered, setNamed, toVersion1 } from "./stores.ts";
 
 describe.skipIf(!postgresIsThere)("a server", () => {
   let server: PostgresServer;
@@ -42,17 +42,7 @@ describe.skipIf(!postgresIsThere)("a server", () => {
     await using store = await openPostgresStore(url);
     const { facts, members } = await store.set("vms");
     expect(facts).toMatchObject({ ...setNamed("vms"), handedOutTo: undefined });
-    expect(members).toEqual([
-      {
-        id: 1,
-        ...memberNamed("source"),
-        split: false,
-        baseUnknown: false,
-        keptFirst: false,
-        history: undefined,
-        unsettled: false,
-      },
-    ]);
+    expect(members).toEqual([memberRead(1, memberNamed("source"))]);
   });
 
   test("is refused where it can't be used", async () => {

@@ -9,6 +9,7 @@ import {
   entryAt,
   eventually,
   memberNamed,
+  memberRead,
   openStore,
   type Place,
   pageNumbered,
@@ -85,20 +86,10 @@ export function storeContract(makePlace: () => Promise<Place>): void {
       const young = { blocks: 0, generation: 0, paused: false, handedOutTo: undefined };
       const made = { ...facts, ...young };
       const other = { ...setNamed("another"), ...young };
-      const settled = {
-        split: false,
-        baseUnknown: false,
-        keptFirst: false,
-        history: undefined,
-        unsettled: false,
-      };
       expect(await store.sets()).toEqual([made, other]);
       expect(await store.set("vms")).toEqual({
         facts: made,
-        members: [
-          { id: 1, ...memberNamed("source"), ...settled },
-          { id: 2, ...odd, ...settled },
-        ],
+        members: [memberRead(1, memberNamed("source")), memberRead(2, odd)],
       });
       expect((await store.set("another")).members).toEqual([]);
     });

@@ -5,6 +5,7 @@ import { openSqliteStore } from "../../src/truth/sqlite-store.ts";
 import {
   type EntryRun,
   extentsOfPage,
+  type Member,
   type NewMember,
   type NewSet,
   type TruthPage,
@@ -42,6 +43,17 @@ export const setNamed = (name: string): NewSet => ({
 export const memberNamed = (name: string, priority = 0): NewMember => ({
   ...newMember(name, priority, `/dev/${name}`),
   role: name === "source" ? "source" : "replica",
+});
+
+/** As it is read again. */
+export const memberRead = (id: number, made: NewMember): Member => ({
+  id,
+  ...made,
+  split: false,
+  baseUnknown: false,
+  keptFirst: false,
+  history: undefined,
+  unsettled: false,
 });
 
 /** Statements that make tables of version 1 of the newest. */
